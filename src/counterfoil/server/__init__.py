@@ -1,0 +1,1 @@
+"""The service: the book behind an HTTP door."""

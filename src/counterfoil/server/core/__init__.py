@@ -1,0 +1,1 @@
+"""What every part stands on: limits, errors, settings, counters. No I/O."""

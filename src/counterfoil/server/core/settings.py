@@ -1,0 +1,125 @@
+"""What the service is told by its environment, read once at the start.
+
+Only environment variables count: no file is searched for, so that a service never
+picks up a stray ``.env`` of the folder in which it happens to be started. The addresses
+and the key are secrets: neither ``repr()`` nor an error shows them.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LogFormat = Literal["json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class SettingsError(Exception):
+    """The environment does not describe a service that can be started. ``str()`` says why."""
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one service. Immutable."""
+
+    model_config = SettingsConfigDict(
+        env_file=None,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )
+
+    database_url: Annotated[SecretStr, Field(validation_alias="DATABASE_URL")]
+    """Where the book is: ``postgresql://…``, or a libpq string of ``key=value`` pairs."""
+
+    database_direct_url: Annotated[
+        SecretStr | None, Field(validation_alias="COUNTERFOIL_DATABASE_DIRECT_URL")
+    ] = None
+    """The same database without a pooler in between. ``LISTEN`` needs a session of its own,
+    which pgbouncer in transaction mode cannot give. Default: ``DATABASE_URL``."""
+
+    api_key: Annotated[SecretStr | None, Field(validation_alias="API_KEY")] = None
+    """The key that every call must bring. None: calls are taken without one."""
+
+    prepare_statements: Annotated[
+        bool, Field(validation_alias="COUNTERFOIL_PREPARE_STATEMENTS")
+    ] = True
+    """Whether statements are prepared on the server. Off for poolers older than
+    pgbouncer 1.21, which lose them."""
+
+    pool_connections_min: Annotated[
+        int, Field(validation_alias="COUNTERFOIL_POOL_CONNECTIONS_MIN", ge=1, le=1_000)
+    ] = 2
+    """Connections that one process keeps open."""
+
+    pool_connections_max: Annotated[
+        int, Field(validation_alias="COUNTERFOIL_POOL_CONNECTIONS_MAX", ge=1, le=1_000)
+    ] = 10
+    """Connections that one process opens at most; mind the number of workers."""
+
+    log_format: Annotated[LogFormat, Field(validation_alias="COUNTERFOIL_LOG_FORMAT")] = "json"
+    """``json`` for machines, one object a line; ``console`` for people."""
+
+    log_level: Annotated[LogLevel, Field(validation_alias="COUNTERFOIL_LOG_LEVEL")] = "info"
+    """The least level that is written. ``debug`` writes a line for every request."""
+
+    @field_validator("database_url", "database_direct_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = value.get_secret_value()
+        if not text.strip():
+            raise ValueError("it is empty")
+        if "://" in text and not text.startswith(("postgresql://", "postgres://")):
+            raise ValueError("it must start with postgresql:// (no driver's name behind it)")
+        if "://" not in text and "=" not in text:
+            raise ValueError("it must be a postgresql:// address or libpq's key=value pairs")
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = value.get_secret_value()
+        # An empty variable is how a missing secret looks in most deployments. To read it as
+        # "no key wanted" would open the book to everybody, silently.
+        if not text.strip():
+            raise ValueError("it is empty; unset it if no key is wanted")
+        if not all("!" <= character <= "~" for character in text):
+            raise ValueError("only visible ASCII characters fit into a header")
+        return value
+
+    @model_validator(mode="after")
+    def _pool_is_possible(self) -> Self:
+        if self.pool_connections_min > self.pool_connections_max:
+            raise ValueError(
+                "COUNTERFOIL_POOL_CONNECTIONS_MIN is above COUNTERFOIL_POOL_CONNECTIONS_MAX"
+            )
+        return self
+
+    @classmethod
+    def from_environment(cls, **given: object) -> Self:
+        """Read the environment; what is ``given`` by field name wins over it.
+
+        Raises ``SettingsError`` with a sentence for each thing that is wrong, and never
+        with the value that was.
+        """
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    sentences = []
+    for item in error.errors(include_input=False, include_url=False, include_context=False):
+        name = str(item["loc"][0]) if item["loc"] else ""
+        if item["type"] == "missing":
+            sentences.append(f"{name} is not set.")
+            continue
+        reason = item["msg"].removeprefix("Value error, ")
+        reason = reason[:1].lower() + reason[1:] if name else reason
+        sentences.append(f"{name}: {reason}." if name else f"{reason}.")
+    return " ".join(sentences)
