@@ -1,0 +1,1 @@
+"""The database: connections, migrations, the SQL files, and PostgreSQL itself for `counterfoil dev`."""

@@ -1,0 +1,1 @@
+"""The tests. What each folder proves is said in CONTRIBUTING."""

@@ -1,0 +1,1 @@
+"""Plausible mistakes, each killed by a named test."""

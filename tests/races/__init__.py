@@ -1,0 +1,1 @@
+"""Races, proven by gates between independent sessions."""
