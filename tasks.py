@@ -114,8 +114,8 @@ def setup(requirements: str) -> None:
         started = time.monotonic()
         python = base_python()
         check_pip(python)
-        pip = (python, "-m", "pip", "--python", VENV_PYTHON, "install", "--quiet")
-        pip += ("--disable-pip-version-check",)
+        pip: list[str | Path] = [python, "-m", "pip", "--python", VENV_PYTHON, "install", "--quiet"]
+        pip += ["--disable-pip-version-check"]
         STAMP.unlink(missing_ok=True)
         if not same_place:
             # Without pip of its own: Debian's python3 has no ensurepip, and the pip that
@@ -177,8 +177,8 @@ def mutants(arguments: list[str]) -> None:
 def lock(_: list[str]) -> None:
     """Resolve pyproject.toml anew and write requirements/*.txt."""
     run("uv", "lock", "--upgrade", what="Resolving the newest versions ...")
-    export = ("uv", "export", "--locked", "--no-emit-project", "--no-annotate", "--no-header")
-    export += ("--quiet", "--format", "requirements.txt", "--extra", "server")
+    export = ["uv", "export", "--locked", "--no-emit-project", "--no-annotate", "--no-header"]
+    export += ["--quiet", "--format", "requirements.txt", "--extra", "server"]
     groups = {SERVER: ("--no-default-groups", "--group", "build"), DEV: ("--group", "dev")}
     for name, chosen in groups.items():
         run(*export, *chosen, "--output-file", name, what=f"Writing {name} ...")

@@ -56,14 +56,15 @@ def make_cluster(data_dir: Path, account: Account, binaries: Path) -> None:
         password_file = scratch / "password"
         _write_private(password_file, password)
         account.own(password_file)
-        initdb = [binaries / "initdb", "-D", pgdata, "--no-instructions"]
+        initdb: list[str | Path] = [binaries / "initdb", "-D", pgdata, "--no-instructions"]
         initdb += ["--username", SUPERUSER, "--pwfile", password_file, "--auth=scram-sha-256"]
         initdb += ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         initdb += ["--locale=C", "--data-checksums"]
         _run(initdb, account)
         # A server without a door: one session, on this input, as the superuser.
-        single = [binaries / "postgres", "--single", "-D", pgdata, "-c", "exit_on_error=on"]
-        _run([*single, "postgres"], account, statement=f"CREATE DATABASE {DATABASE}")
+        single: list[str | Path] = [binaries / "postgres", "--single", "-D", pgdata]
+        single += ["-c", "exit_on_error=on", "postgres"]
+        _run(single, account, statement=f"CREATE DATABASE {DATABASE}")
         _write_private(data_dir / "secret", password)
         pgdata.rename(data_dir / "pgdata")
     _flush_folder(data_dir)

@@ -145,15 +145,16 @@ def reachable_binaries(account: Account, pginstall: Path, report: Callable[[str]
     if not copy.exists():
         report(f"Copying PostgreSQL to {copy}, where the user {account.name} can run it (once)")
         _make_root_folder(CACHE)
-        _copy_into_place(pginstall, copy)
+        _copy_into_place(pginstall.parent, copy)
     _check_only_root_writes(CACHE)
     _check_only_root_writes(copy)
-    if (barrier := account.barrier(*_probes(copy))) is not None:
+    copied = copy / pginstall.parent.name / pginstall.name
+    if (barrier := account.barrier(*_probes(copied))) is not None:
         raise Unreachable(
             f"The user {account.name}, who has to run PostgreSQL for root, cannot reach {barrier}. "
             f"Allow it (chmod o+rx {barrier}), or start this as an ordinary user."
         )
-    return copy
+    return copied
 
 
 def _probes(pginstall: Path) -> tuple[Path, ...]:
@@ -174,16 +175,22 @@ def _make_root_folder(folder: Path) -> None:
         folder.chmod(0o755)  # whatever the umask was; never widens what another user owns
 
 
-def _copy_into_place(pginstall: Path, copy: Path) -> None:
+def _copy_into_place(package: Path, copy: Path) -> None:
+    """Copy the wheel's folder, and the libraries that Linux wheels carry beside it.
+
+    The programs find those by their relative place, so that is kept. Headers and Python
+    code stay behind: nothing is built or imported from a cache.
+    """
+    left_behind = shutil.ignore_patterns("include", "*.py", "__pycache__")
     with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".copying-") as scratch:
-        fresh = Path(scratch) / "pginstall"
-        # The headers are for building extensions, which nobody does with a cache.
-        shutil.copytree(pginstall, fresh, symlinks=True, ignore=shutil.ignore_patterns("include"))
+        fresh = Path(scratch) / copy.name
+        for source in (package, package.with_name(f"{package.name}.libs")):
+            if source.exists():
+                shutil.copytree(source, fresh / source.name, symlinks=True, ignore=left_behind)
         for path in (fresh, *fresh.rglob("*")):
-            if path.is_symlink():
-                continue
-            executable = path.is_dir() or path.parent.name == "bin" or ".so" in path.name
-            path.chmod(0o755 if executable else 0o644)
+            if not path.is_symlink():
+                program = path.is_dir() or path.parent.name == "bin"
+                path.chmod(0o755 if program else 0o644)
         try:
             fresh.rename(copy)
         except OSError:

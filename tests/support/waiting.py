@@ -1,0 +1,25 @@
+"""The one way in which tests wait: for a condition, with a bound, and a reason if it fails."""
+
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+WAIT_SECONDS_MAX: Final = 30.0
+"""Far beyond what any awaited thing takes, below the time limit of a test."""
+
+
+def wait_for(look: Callable[[], T | None], what: str, seconds: float = WAIT_SECONDS_MAX) -> T:
+    """Poll until ``look()`` returns something truthy, and return it.
+
+    Raises AssertionError, saying ``what`` was waited for, when ``seconds`` have passed.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.01)  # poll
