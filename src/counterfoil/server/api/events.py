@@ -1,0 +1,164 @@
+"""Writing and reading events.
+
+An append is answered from what the log returns, and only then: the log returns after the
+commit. Reads forward PostgreSQL's own text of each event between commas; no event is ever
+parsed or built on its way out, so that no number in a payload changes.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from counterfoil.server.api import openapi
+from counterfoil.server.api.requests import (
+    header,
+    judged_body,
+    path_text,
+    principal,
+    query_parameters,
+    the_log,
+)
+from counterfoil.server.core import limits
+from counterfoil.server.core.errors import FieldError, InvalidInput
+from counterfoil.server.log.model import (
+    judge_append,
+    judge_batch,
+    judge_idempotency_key,
+    judge_traceparent,
+)
+from counterfoil.server.log.operations import Stored
+from counterfoil.server.log.query import (
+    ReadRequest,
+    judge_event_id,
+    judge_latest_parameters,
+    judge_query,
+    judge_read_parameters,
+)
+
+router = APIRouter()
+
+_AGENT_PATH = "/agent-events/"
+
+
+@router.post("/agent-events", **openapi.APPEND)
+@router.post("/events", **openapi.APPEND_ALIAS)
+async def append(request: Request) -> Response:
+    """Store one event for good, if its condition holds."""
+    caller = principal(request)
+    judge = partial(
+        judge_append,
+        principal=caller.name,
+        key=judge_idempotency_key(header(request, "Idempotency-Key")),
+        traceparent=judge_traceparent(header(request, "traceparent")),
+    )
+    asked = await judged_body(request, judge, bytes_max=limits.APPEND_BODY_BYTES_MAX)
+    stored = await the_log(request).append(caller.tenant_id, asked)
+    position = stored.first_position
+    return _created(
+        stored,
+        f'{{"id":{position},"created_at":"{stored.created_at}","status":"stored"}}',
+        location=f"/events/{position}",
+    )
+
+
+@router.post("/events/batch", **openapi.APPEND_BATCH)
+async def append_batch(request: Request) -> Response:
+    """Store several events as one: all of them, next to each other, or none."""
+    caller = principal(request)
+    judge = partial(
+        judge_batch,
+        principal=caller.name,
+        key=judge_idempotency_key(header(request, "Idempotency-Key")),
+        traceparent=judge_traceparent(header(request, "traceparent")),
+    )
+    asked = await judged_body(request, judge, bytes_max=limits.BATCH_BODY_BYTES_MAX)
+    stored = await the_log(request).append(caller.tenant_id, asked)
+    first, last = stored.first_position, stored.first_position + stored.event_count - 1
+    ids = ",".join(map(str, range(first, last + 1)))
+    return _created(
+        stored,
+        f'{{"ids":[{ids}],"created_at":"{stored.created_at}","status":"stored"}}',
+        location=f"/events?after={first - 1}&up_to={last}&limit={stored.event_count}",
+    )
+
+
+@router.get("/agent-events/{agent_name:path}", **openapi.LATEST)  # noqa: FAST003 - read raw
+async def latest(request: Request) -> Response:
+    """List what an agent wrote last, newest first."""
+    limit, before = judge_latest_parameters(query_parameters(request))
+    agent_name = path_text(request, _AGENT_PATH, "agent_name")
+    if not agent_name or "\0" in agent_name:
+        raise InvalidInput(
+            "This cannot be the name of an agent.",
+            [
+                FieldError(
+                    "/agent_name", "A name has 1 to 128 characters, none of them NUL.", "path"
+                )
+            ],
+        )
+    read = await the_log(request).latest(
+        principal(request).tenant_id, agent_name, limit=limit, before=before
+    )
+    return _read(f"[{','.join(read.events)}]", read.head, read.incarnation)
+
+
+@router.get("/events", **openapi.LIST)
+async def list_events(request: Request) -> Response:
+    """Read a page of what matches the parameters."""
+    return await _page(request, judge_read_parameters(query_parameters(request)))
+
+
+@router.post("/events/query", **openapi.QUERY)
+async def query_events(request: Request) -> Response:
+    """Read a page of what matches a query of several items."""
+    _no_parameters(request)
+    asked = await judged_body(request, judge_query, bytes_max=limits.QUERY_BODY_BYTES_MAX)
+    return await _page(request, asked)
+
+
+@router.get("/events/{id}", **openapi.GET)  # noqa: FAST003 - judged by the log
+async def get_event(request: Request) -> Response:
+    """Read one event."""
+    _no_parameters(request)
+    position = judge_event_id(request.path_params["id"])
+    read = await the_log(request).get(principal(request).tenant_id, position)
+    return _read(read.events[0], read.head, read.incarnation)
+
+
+async def _page(request: Request, asked: ReadRequest) -> Response:
+    page = await the_log(request).page(principal(request).tenant_id, asked)
+    following = "null" if page.next is None else f'"{page.next}"'
+    more = "true" if page.has_more else "false"
+    return _read(
+        f'{{"events":[{",".join(page.events)}],"head":{page.head},'
+        f'"next":{following},"has_more":{more}}}',
+        page.head,
+        page.incarnation,
+    )
+
+
+def _created(stored: Stored, body: str, *, location: str) -> Response:
+    headers = {"Location": location}
+    if stored.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return Response(body, status_code=201, headers=headers, media_type="application/json")
+
+
+def _read(body: str, head: int, incarnation: str) -> Response:
+    return Response(
+        body,
+        headers={"Counterfoil-Head": str(head), "Counterfoil-Incarnation": incarnation},
+        media_type="application/json",
+    )
+
+
+def _no_parameters(request: Request) -> None:
+    unknown: Sequence[tuple[str, str]] = query_parameters(request)
+    if unknown:
+        raise InvalidInput(
+            "This call takes no parameters.",
+            [FieldError(f"/{name}", "Unknown parameter.", "query") for name, _ in unknown[:20]],
+        )

@@ -1,0 +1,107 @@
+"""What surrounds every request: its id, its count, its headers, and the net below it.
+
+Written as plain ASGI: a stream must pass through without a queue or a task in between.
+"""
+
+import secrets
+import time
+from typing import Final
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from counterfoil.server.api import problems
+from counterfoil.server.api.errors import problem_response
+from counterfoil.server.core import limits, metrics
+
+_log = structlog.get_logger(__name__)
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Surroundings:
+    """ASGI middleware around everything else of the service.
+
+    * Each request has an id: the caller's ``X-Request-Id`` if it is visible ASCII of at
+      most ``limits.REQUEST_ID_CHARACTERS_MAX``, otherwise a new one. It is sent back, stands
+      in every log line that the request causes, and in its problem document.
+    * Answers are counted and timed by route template.
+    * ``Cache-Control: no-store`` unless the answer says otherwise: what is in the book is
+      about money and people, and a read from a cache would bring an old head.
+    * What nobody caught becomes ``internal-error``; the log has the stack trace, the caller
+      only the id.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_at = time.perf_counter()
+        request_id = _request_id(scope["headers"])
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = _with_ours(message["headers"], request_id)
+                _count(scope, status, time.perf_counter() - started_at)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            _log.debug("client left", path=scope["path"])
+        except Exception:  # noqa: BLE001 - the net under everything else
+            _log.exception("internal error", method=scope["method"], path=scope["path"])
+            if not status:
+                response = problem_response(
+                    problems.INTERNAL_ERROR,
+                    "The service made a mistake. It was logged under this request's id.",
+                    request_id=request_id,
+                )
+                await response(scope, receive, send_with_headers)
+        _log.debug(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            seconds=round(time.perf_counter() - started_at, 6),
+        )
+
+
+def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if (
+            name == b"x-request-id"
+            and 0 < len(value) <= limits.REQUEST_ID_CHARACTERS_MAX
+            and all(0x21 <= byte <= 0x7E for byte in value)
+        ):
+            return value.decode("ascii")
+    return secrets.token_hex(16)
+
+
+def _with_ours(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    ours = [
+        (b"x-request-id", request_id.encode("ascii")),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    if not any(name == b"cache-control" for name, _ in headers):
+        ours.append((b"cache-control", b"no-store"))
+    return [*headers, *ours]
+
+
+def _count(scope: Scope, status: int, seconds: float) -> None:
+    # Labels are never what a caller chose: an unknown method or path is one value each.
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    route = getattr(scope.get("route"), "path_format", "none")
+    metrics.REQUESTS.labels(method, route, status).inc()
+    metrics.REQUEST_SECONDS.labels(route).observe(seconds)

@@ -1,0 +1,321 @@
+"""The catalogue of problems: everything that a call can be refused with, in one table.
+
+A problem document's ``type`` is the relative address ``/problems/<name>``; the service
+serves the page of each itself, so that an error in a log leads to its explanation on the
+very version that raised it. A name is a promise: it never changes its meaning.
+"""
+
+from dataclasses import dataclass
+from html import escape
+from typing import Final
+
+import msgspec
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """One kind of refusal, as it is explained to callers."""
+
+    name: str
+    status: int
+    title: str
+    meaning: str
+    remedy: str
+
+    @property
+    def uri(self) -> str:
+        """What stands in ``type``."""
+        return f"/problems/{self.name}"
+
+
+MALFORMED_DOCUMENT = ProblemType(
+    "malformed-document",
+    400,
+    "The body is not one well-formed JSON document",
+    "The body is missing, or cannot be read as exactly one JSON document: it is not UTF-8, "
+    "breaks JSON's grammar, repeats a key within one object, holds NaN, Infinity, a NUL "
+    "character or half of a surrogate pair, is nested too deeply, or writes a number with too "
+    "many digits. Nothing was stored.",
+    "Send what a JSON library writes. `errors` points at the place where it could be told. "
+    "Encode binary data, for example as base64, before it goes into a string.",
+)
+INVALID_INPUT = ProblemType(
+    "invalid-input",
+    422,
+    "Something in the request breaks a rule",
+    "The request was read, and at least one of its fields is missing, unknown, of the wrong "
+    "type, or outside its limits. Nothing was stored; of a batch neither.",
+    "Each entry of `errors` names the part of the request (`in`), points at the field "
+    "(`pointer`, RFC 6901) and says what would be accepted.",
+)
+MALFORMED_REQUEST = ProblemType(
+    "malformed-request",
+    400,
+    "This is not an HTTP request",
+    "What arrived on the connection breaks HTTP's grammar, so that not even its path could be "
+    "read. The connection was closed.",
+    "Use an HTTP library, and `https` only where something in front of the service speaks it.",
+)
+UNSUPPORTED_MEDIA_TYPE = ProblemType(
+    "unsupported-media-type",
+    415,
+    "The body is not declared as JSON",
+    "Bodies are read as JSON in UTF-8, and only if they say so.",
+    "Send `Content-Type: application/json`, and no `Content-Encoding`.",
+)
+BODY_TOO_LARGE = ProblemType(
+    "body-too-large",
+    413,
+    "The body is longer than this call accepts",
+    "Reading stopped at the limit that `detail` gives. Nothing was stored.",
+    "Split a batch. Keep files elsewhere, and put their address and digest into the payload.",
+)
+BODY_TOO_SLOW = ProblemType(
+    "body-too-slow",
+    408,
+    "The body did not arrive in time",
+    "The request announced a body that did not arrive within the time for it. Nothing was stored.",
+    "Send the request again. With an `Idempotency-Key` that is always safe.",
+)
+HEADERS_TOO_LARGE = ProblemType(
+    "headers-too-large",
+    431,
+    "The request line and headers are longer than the service accepts",
+    "Reading stopped before the headers ended.",
+    "Send a long query in the body of `POST /events/query`.",
+)
+AFTER_ABOVE_HEAD = ProblemType(
+    "after-above-head",
+    422,
+    "A position was given that the book has not reached",
+    "An `after` above the head cannot come from a read of this book, so nothing could be said "
+    "about what came since. Nothing was stored.",
+    "Use the `head` that a read returned (or the header `Counterfoil-Head`).",
+)
+UNKNOWN_CAUSE = ProblemType(
+    "unknown-cause",
+    422,
+    "A cause is not in the book",
+    "`caused_by` names an event that does not exist, or not yet. An event can only rest on "
+    "earlier ones. Nothing was stored.",
+    "Give ids of events that were read or whose storing was acknowledged before.",
+)
+UNAUTHENTICATED = ProblemType(
+    "unauthenticated",
+    401,
+    "This call needs the service's key",
+    "The call brought no key, or not the right one. The two are not told apart.",
+    "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`.",
+)
+NOT_FOUND = ProblemType(
+    "not-found",
+    404,
+    "There is nothing at this address",
+    "No call of this service has this path.",
+    "See `/docs` or `/openapi.json` for the calls that exist. Paths have no slash at their end.",
+)
+EVENT_NOT_FOUND = ProblemType(
+    "event-not-found",
+    404,
+    "There is no event with this id",
+    "Ids are the positions 1, 2, 3 … without gaps, so this one lies above the head.",
+    "Read on from the head, or follow `/events/stream`.",
+)
+METHOD_NOT_ALLOWED = ProblemType(
+    "method-not-allowed",
+    405,
+    "This address takes other methods",
+    "The path exists, and the header `Allow` says with which methods.",
+    "Use one of those.",
+)
+CONDITION_FAILED = ProblemType(
+    "condition-failed",
+    409,
+    "Something that this decision relied on has changed",
+    "An event that matches the condition's `fail_if` has a position above its `after`. Nothing "
+    "was stored. `conflicts` holds the first such events (at most 20), and `head` the book's "
+    "last position at the time of the check.",
+    "Look at `conflicts`, read again, decide again, and write with the new `head` as `after`. "
+    "The same `Idempotency-Key` may be used: refusals are not kept.",
+)
+BOOK_RESTORED = ProblemType(
+    "book-restored",
+    409,
+    "The book was restored from a backup since",
+    "A cursor, stream id or condition belongs to an earlier incarnation of the book. Positions "
+    "may have been used anew, so reading on from there could skip or mix events. Nothing was "
+    "stored.",
+    "Forget what was read from the earlier incarnation, and read again from the start.",
+)
+IDEMPOTENCY_MISMATCH = ProblemType(
+    "idempotency-mismatch",
+    422,
+    "This Idempotency-Key was used for other content",
+    "The same principal stored something else under this key. Nothing was stored now.",
+    "Make a new key for each new logical call, and repeat it only with the same content.",
+)
+BUSY = ProblemType(
+    "busy",
+    503,
+    "The service has more to do than it accepts",
+    "Too much is waiting, or the book could not be had in time. Nothing was stored.",
+    "Send the same request again after the seconds in `Retry-After`, and longer each time.",
+)
+NOT_WRITTEN = ProblemType(
+    "not-written",
+    503,
+    "The event was not written",
+    "The database could not be reached or refused. It is certain that nothing was stored.",
+    "Send the same request again after the seconds in `Retry-After`.",
+)
+OUTCOME_UNKNOWN = ProblemType(
+    "outcome-unknown",
+    503,
+    "It is not known whether the event was written",
+    "The connection to the database was lost, or gave no answer, after the append was sent: it "
+    "may be stored or not.",
+    "With an `Idempotency-Key`, send the same request again: it is stored once either way. "
+    "Without one, read before you write again.",
+)
+DATABASE_UNAVAILABLE = ProblemType(
+    "database-unavailable",
+    503,
+    "The database cannot be reached",
+    "The read could not be answered. The service recovers by itself when the database is back.",
+    "Send the same request again after the seconds in `Retry-After`.",
+)
+READ_TOO_SLOW = ProblemType(
+    "read-too-slow",
+    503,
+    "The read ran into its time limit",
+    "The database took longer than one read may. Nothing is wrong with the request as such.",
+    "Ask for less: fewer items, a narrower range (`after`, `up_to`), a smaller `limit`, a tag "
+    "beside `payload`.",
+)
+NOT_READY = ProblemType(
+    "not-ready",
+    503,
+    "The service is not ready",
+    "At least one of its own checks fails; `checks` says which. Platforms should send calls to "
+    "another instance.",
+    "Repair what the check names. The service recovers by itself.",
+)
+INTERNAL_ERROR = ProblemType(
+    "internal-error",
+    500,
+    "The service made a mistake",
+    "Something happened that the service's own rules exclude. It was logged under `request_id`.",
+    "Report the `request_id`. Whether a write took place can be seen by reading, or by sending "
+    "it again with the same `Idempotency-Key`.",
+)
+
+CATALOGUE: Final[dict[str, ProblemType]] = {
+    problem.name: problem
+    for problem in (
+        MALFORMED_REQUEST,
+        MALFORMED_DOCUMENT,
+        INVALID_INPUT,
+        UNSUPPORTED_MEDIA_TYPE,
+        BODY_TOO_LARGE,
+        BODY_TOO_SLOW,
+        HEADERS_TOO_LARGE,
+        UNAUTHENTICATED,
+        NOT_FOUND,
+        EVENT_NOT_FOUND,
+        METHOD_NOT_ALLOWED,
+        CONDITION_FAILED,
+        AFTER_ABOVE_HEAD,
+        UNKNOWN_CAUSE,
+        BOOK_RESTORED,
+        IDEMPOTENCY_MISMATCH,
+        BUSY,
+        NOT_WRITTEN,
+        OUTCOME_UNKNOWN,
+        DATABASE_UNAVAILABLE,
+        READ_TOO_SLOW,
+        NOT_READY,
+        INTERNAL_ERROR,
+    )
+}
+"""Every problem type by its name, in the order in which the pages list them."""
+
+
+def document(
+    problem: ProblemType,
+    detail: str,
+    *,
+    request_id: str,
+    members: dict[str, object] | None = None,
+) -> bytes:
+    """Write one problem document (RFC 9457).
+
+    ``members`` are its extensions; a ``msgspec.Raw`` among them is put in as it is.
+    """
+    return msgspec.json.encode(
+        {
+            "type": problem.uri,
+            "title": problem.title,
+            "status": problem.status,
+            "detail": detail,
+            **(members or {}),
+            "request_id": request_id,
+        }
+    )
+
+
+_PAGE: Final = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; padding: 0 1rem;
+  color-scheme: light dark; }}
+code {{ font-family: ui-monospace, monospace; }}
+td, th {{ text-align: left; vertical-align: top; padding: .2rem 1rem .2rem 0; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def page(problem: ProblemType) -> str:
+    """Write the HTML page that ``type`` leads to."""
+    body = (
+        f"<p><a href='/problems'>All problems</a></p>\n"
+        f"<h1>{escape(problem.title)}</h1>\n"
+        f"<p><code>{escape(problem.uri)}</code>, status {problem.status}</p>\n"
+        f"<h2>What it means</h2>\n<p>{_with_code(problem.meaning)}</p>\n"
+        f"<h2>What to do</h2>\n<p>{_with_code(problem.remedy)}</p>"
+    )
+    return _PAGE.format(title=escape(problem.title), body=body)
+
+
+def index_page() -> str:
+    """Write the HTML page that lists every problem type."""
+    rows = "\n".join(
+        f"<tr><td>{problem.status}</td><td><a href='{problem.uri}'><code>{problem.name}</code></a>"
+        f"</td><td>{escape(problem.title)}</td></tr>"
+        for problem in CATALOGUE.values()
+    )
+    body = (
+        "<h1>Problems</h1>\n<p>Every refusal of this service is a problem document (RFC 9457) of "
+        "one of these types.</p>\n<table>\n<tr><th>Status</th><th>Type</th><th>Title</th></tr>\n"
+        f"{rows}\n</table>"
+    )
+    return _PAGE.format(title="Problems", body=body)
+
+
+def _with_code(sentence: str) -> str:
+    """Escape a sentence, and show what stands between backquotes as code."""
+    parts = escape(sentence).split("`")
+    return "".join(
+        f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts)
+    )

@@ -1,0 +1,211 @@
+"""Reading a request: its body, headers and parameters, each bounded and strict.
+
+FastAPI's own body limit (0.165) answers in plain text where the length was declared, and
+its parameters are lenient about what is repeated or unknown; our callers are promised
+problem documents and strictness, so bodies and parameters are read here and judged by the
+log's own rules. What FastAPI is not told by its signatures, ``openapi.py`` describes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final, TypeVar, cast
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
+
+from counterfoil.server.access.keys import Principal
+from counterfoil.server.core import limits
+from counterfoil.server.core.errors import (
+    BodyTooLarge,
+    Busy,
+    FieldError,
+    InputError,
+    InvalidInput,
+    Location,
+    UnsupportedMediaType,
+)
+from counterfoil.server.log.operations import Log
+
+Judged = TypeVar("Judged")
+
+_JSON: Final = "application/json"
+
+_INLINE_BYTES_MAX: Final = 64 * 1024
+"""Bodies up to this are judged in the event loop; longer ones in a thread, since a batch
+of 4 MiB takes a tenth of a second, in which no other caller would be heard."""
+
+
+class BodyTooSlow(InputError):
+    """The body did not arrive within ``limits.BODY_SECONDS_MAX``."""
+
+
+def request_id(scope: Scope) -> str:
+    """Return the id under which this request is logged and answered."""
+    return cast("str", scope["state"]["request_id"])
+
+
+def principal(request: Request) -> Principal:
+    """Return whose call this is, as ``auth.py`` found."""
+    return cast("Principal", request.scope["state"]["principal"])
+
+
+def the_log(request: Request) -> Log:
+    """Return the log that this service opened."""
+    return cast("Log", request.app.state.log)
+
+
+def header(request: Request, name: str) -> str | None:
+    """Return a header that may be sent once.
+
+    Raises ``InvalidInput`` where it is repeated: two parties in between would each pick
+    one of the values, not necessarily the same.
+    """
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise _refused(f"/{name}", f"Send the header `{name}` once.", "header")
+    return values[0] if values else None
+
+
+class BodyAllowance:
+    """The memory that bodies may take together, from their arrival until they are judged.
+
+    The limit of one body bounds one caller; this bounds all of them together. What was
+    judged is counted by the log's queue.
+    """
+
+    def __init__(self) -> None:
+        self._held_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Account for bytes that came. Raises ``Busy`` where that is too much."""
+        if self._held_bytes + size_bytes > limits.BODIES_BYTES_MAX:
+            raise Busy("Too many large bodies are arriving at once; nothing was written.")
+        self._held_bytes += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        """Account for bytes that are no longer held."""
+        self._held_bytes -= size_bytes
+
+
+async def judged_body(
+    request: Request, judge: Callable[[bytes], Judged], *, bytes_max: int
+) -> Judged:
+    """Read the body of a call that takes JSON, and return what ``judge`` makes of it.
+
+    Raises, beside what ``judge`` raises:
+        UnsupportedMediaType: it is not declared as JSON in UTF-8.
+        BodyTooLarge: it is longer than ``bytes_max``. Known as soon as more than that came,
+            or was announced.
+        BodyTooSlow: it did not arrive within ``limits.BODY_SECONDS_MAX``.
+        Busy: this process holds as many bodies as it may.
+    """
+    declared = header(request, "Content-Type")
+    if declared is not None:
+        _must_be_json(declared)
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType(
+            "Bodies are read as they are; send this one without `Content-Encoding`.",
+            [FieldError("/Content-Encoding", "Leave it out.", "header")],
+        )
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > bytes_max:
+        raise _too_large(bytes_max)
+    allowance = cast("BodyAllowance", request.app.state.body_allowance)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in _arriving(request):
+            if size + len(chunk) > bytes_max:
+                raise _too_large(bytes_max)
+            allowance.take(len(chunk))
+            size += len(chunk)
+            chunks.append(chunk)
+        if declared is None and size:
+            # Without any body, it is the missing body that the caller should hear of.
+            raise _not_json()
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if size <= _INLINE_BYTES_MAX:
+            return judge(body)
+        return await asyncio.to_thread(judge, body)
+    finally:
+        allowance.give_back(size)
+
+
+def query_parameters(request: Request) -> list[tuple[str, str]]:
+    """Return the query parameters, decoded, in their order.
+
+    Raises ``InvalidInput`` where they are not UTF-8, or too many.
+    """
+    text = request.scope["query_string"].decode("latin-1")
+    try:
+        return parse_qsl(
+            text,
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=limits.QUERY_PARAMETERS_MAX,
+        )
+    except UnicodeDecodeError:
+        raise _refused("", "Parameters are percent-encoded UTF-8.", "query") from None
+    except ValueError:
+        raise _refused(
+            "", f"Send at most {limits.QUERY_PARAMETERS_MAX} parameters.", "query"
+        ) from None
+
+
+def path_text(request: Request, prefix: str, name: str) -> str:
+    """Return what follows ``prefix`` in the path, decoded strictly.
+
+    The server has decoded the path already, but leniently: what is not UTF-8 became U+FFFD
+    there, which is somebody else's name.
+    """
+    raw = unquote_to_bytes(request.scope["raw_path"].partition(b"?")[0])
+    try:
+        return raw.decode().removeprefix(prefix)
+    except UnicodeDecodeError:
+        raise _refused(f"/{name}", "Paths are percent-encoded UTF-8.", "path") from None
+
+
+async def _arriving(request: Request) -> AsyncIterator[bytes]:
+    deadline = asyncio.get_running_loop().time() + limits.BODY_SECONDS_MAX
+    more = True
+    while more:
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await request.receive()
+        except TimeoutError:
+            raise BodyTooSlow(
+                f"The body did not arrive within {limits.BODY_SECONDS_MAX:.0f} seconds."
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+def _must_be_json(declared: str) -> None:
+    media_type, *parameters = (part.strip().lower() for part in declared.split(";"))
+    if media_type != _JSON:
+        raise _not_json()
+    for parameter in filter(None, parameters):
+        name, _, value = parameter.partition("=")
+        if name.strip() != "charset" or value.strip().strip('"') not in {"utf-8", "utf8"}:
+            raise _not_json()
+
+
+def _not_json() -> UnsupportedMediaType:
+    return UnsupportedMediaType(
+        "The body must be declared as JSON in UTF-8: `Content-Type: application/json`.",
+        [FieldError("/Content-Type", "Send `application/json`.", "header")],
+    )
+
+
+def _too_large(bytes_max: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The body of this call may have {bytes_max:,} bytes at the most.",
+        [FieldError("", f"Longer than {bytes_max:,} bytes.")],
+    )
+
+
+def _refused(pointer: str, message: str, location: Location) -> InvalidInput:
+    return InvalidInput(message, [FieldError(pointer, message, location)])

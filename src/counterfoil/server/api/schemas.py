@@ -1,0 +1,161 @@
+"""The shapes of answers, for the description of the service only.
+
+Answers are written as bytes from PostgreSQL's own texts and never pass through these
+models; contract tests hold the two together.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from counterfoil.server.core import limits
+
+Id = Annotated[
+    int,
+    Field(ge=1, le=limits.POSITION_MAX, description="The event's position: 1, 2, 3 … no gaps."),
+]
+Position = Annotated[int, Field(ge=0, le=limits.POSITION_MAX)]
+Time = Annotated[
+    str,
+    Field(
+        description="ISO 8601 with six digits of a second and an offset.",
+        examples=["2026-03-01T12:00:00.000000+00:00"],
+        json_schema_extra={"format": "date-time"},
+    ),
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class StoredEvent(_Answer):
+    """The event is committed and flushed."""
+
+    id: Id
+    created_at: Time
+    status: Literal["stored"]
+
+
+class StoredEvents(_Answer):
+    """All events are committed and flushed, next to each other, in the order sent."""
+
+    ids: list[Id]
+    created_at: Time
+    status: Literal["stored"]
+
+
+class AgentEvent(_Answer):
+    """An event in the short form of an agent's latest list."""
+
+    id: Id
+    agent_name: str
+    event_type: str
+    payload: dict[str, Any] | None
+    created_at: Time
+
+
+class Event(_Answer):
+    """An event with all its members. It never changes."""
+
+    id: Id
+    agent_name: str
+    event_type: str
+    payload: Annotated[
+        dict[str, Any] | None, Field(description="null once it was blanked by an erasure.")
+    ]
+    tags: Annotated[
+        list[str],
+        Field(description="Given and derived ones, `kind:value`, sorted.", examples=[["card:c_1"]]),
+    ]
+    created_at: Time
+    occurred_at: Time | None
+    caused_by: list[Id]
+    context: dict[str, Any] | None
+
+
+class EventPage(_Answer):
+    """One page of a read."""
+
+    events: list[Event]
+    head: Annotated[
+        Position,
+        Field(
+            description="The last position that this read saw: what a condition's `after` takes."
+        ),
+    ]
+    next: Annotated[
+        str | None, Field(description="The `cursor` of the next page; null if there is none.")
+    ]
+    has_more: bool
+
+
+class FieldProblem(_Answer):
+    """One offending field of a request."""
+
+    pointer: Annotated[
+        str, Field(description="A JSON pointer (RFC 6901) into that part of the request.")
+    ]
+    message: str
+    in_: Annotated[
+        Literal["body", "query", "header", "path"],
+        Field(alias="in", description="The part of the request that `pointer` points into."),
+    ]
+
+
+class Problem(BaseModel):
+    """A refusal (RFC 9457). `type` is stable, and leads to a page that explains it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Annotated[str, Field(examples=["/problems/invalid-input"])]
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: Annotated[list[FieldProblem], Field(default_factory=list)]
+
+
+class ConditionFailedProblem(Problem):
+    """A condition did not hold, or the book was restored; only the former has conflicts."""
+
+    head: Annotated[
+        Position | None, Field(description="The last position at the time of the check.")
+    ] = None
+    conflicts: Annotated[
+        list[Event],
+        Field(
+            description="The first events in the way, oldest first.",
+            max_length=limits.CONFLICTS_MAX,
+            default_factory=list,
+        ),
+    ]
+
+
+class NotReadyProblem(Problem):
+    """The service cannot serve calls now."""
+
+    checks: dict[str, str]
+
+
+class Live(_Answer):
+    """The process runs."""
+
+    status: Literal["live"]
+
+
+class Ready(_Answer):
+    """The service can serve calls."""
+
+    status: Literal["ready"]
+    checks: dict[str, str]
+
+
+class ProblemDescription(_Answer):
+    """One entry of the catalogue of problems."""
+
+    type: str
+    status: int
+    title: str
+    meaning: str
+    remedy: str

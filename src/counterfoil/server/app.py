@@ -1,0 +1,108 @@
+"""The composition root: the one place where the parts are put together."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import FrameType
+from typing import Final
+
+import structlog
+from fastapi import FastAPI
+
+from counterfoil.server.access.keys import KeyGate
+from counterfoil.server.api import errors, events, health, pages, stream
+from counterfoil.server.api.auth import Authentication
+from counterfoil.server.api.middleware import Surroundings
+from counterfoil.server.api.openapi import DescribedService
+from counterfoil.server.api.requests import BodyAllowance
+from counterfoil.server.core.settings import Settings
+from counterfoil.server.log.operations import Log
+
+_log = structlog.get_logger(__name__)
+
+CLOSE_SECONDS_MAX: Final = 5.0
+"""How much of ``limits.SHUTDOWN_SECONDS_MAX`` is kept for closing the log, after the open
+requests were answered."""
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Put the service together. It connects to the database when the server starts it.
+
+    The database need not be there at that time: ``/health/ready`` says 503 until it is.
+    """
+    app = DescribedService(
+        title="Counterfoil",
+        version=_version(),
+        lifespan=_lifespan,
+        redirect_slashes=False,  # a redirected POST would lose its body, or its key
+        docs_url="/docs",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.state.settings = settings
+    app.state.body_allowance = BodyAllowance()
+    # `stream` before `events`: /events/stream is not the event with the id "stream".
+    for router in (stream.router, events.router, health.router, pages.router):
+        app.include_router(router)
+    errors.register(app)
+    # The last that is added is the first that a request meets.
+    api_key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    app.add_middleware(Authentication, gate=KeyGate(api_key))
+    app.add_middleware(Surroundings)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    log = await Log.open(app.state.settings)
+    app.state.log = log
+    loop = asyncio.get_running_loop()
+    try:
+        with _on_stop_signal(lambda: loop.call_soon_threadsafe(log.closing)):
+            yield
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await log.close()
+        except TimeoutError:
+            _log.error("the log could not be closed in time")
+
+
+@contextlib.contextmanager
+def _on_stop_signal(notify: Callable[[], object]) -> Iterator[None]:
+    """Hear of SIGINT and SIGTERM when they arrive, and leave the rest to the server.
+
+    A server waits for open answers before it ends the lifespan. Live streams never end by
+    themselves, so they have to learn of the end earlier than that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Signals cannot be listened to here; a server in a thread is a test's.
+        return
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        notify()
+        following = before[signal.Signals(number)]
+        if callable(following):
+            following(number, frame)
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("counterfoil")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,52 @@
+"""What the service writes about itself, to standard error: one event a line.
+
+structlog's own events and those of the standard library (uvicorn, psycopg) take the same
+way and look alike; each bears the request's id where there is one. Bodies, keys and
+addresses with passwords are never logged.
+"""
+
+import logging
+import sys
+
+import structlog
+
+from counterfoil.server.core.settings import LogFormat, LogLevel
+
+
+def set_up(log_format: LogFormat, log_level: LogLevel) -> None:
+    """Configure logging for this process. Calling it again changes the configuration."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.typing.Processor] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        if log_format == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(log_level.upper())
+    # uvicorn tells of every connection at this level; requests are logged by ourselves.
+    logging.getLogger("uvicorn.access").disabled = True
+    for chatty in ("asyncio", "psycopg.pool", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(max(logging.INFO, root.level))
