@@ -1,0 +1,127 @@
+"""Counterfoil: the shared memory and control plane for agents that handle money.
+
+This is the client; everything public is here:
+
+>>> from counterfoil import Counterfoil
+>>> with Counterfoil() as cf:
+...     with cf.guard(tags="transaction:tx_987", types="flag_transaction") as seen:
+...         if not seen.events:
+...             seen.commit(
+...                 agent_name="approver",
+...                 event_type="approved",
+...                 payload={"transaction_id": "tx_987"},
+...             )
+
+Values and errors need nothing but the standard library. The clients are loaded when they
+are first used, because the HTTP library beneath them takes most of the time to import.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from counterfoil.client.errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BookRestored,
+    Busy,
+    ConditionFailed,
+    CounterfoilError,
+    FieldError,
+    GuardTooLarge,
+    IdempotencyMismatch,
+    InternalServerError,
+    InvalidRequestError,
+    NotFoundError,
+    OutcomeUnknown,
+    RateLimited,
+    ServiceUnavailable,
+    UnexpectedAnswer,
+    UnsendableValue,
+    UsageError,
+)
+from counterfoil.client.model import (
+    Condition,
+    Event,
+    NewEvent,
+    Page,
+    QueryItem,
+    Stored,
+    StoredBatch,
+)
+
+if TYPE_CHECKING:
+    from counterfoil.client.async_client import AsyncCounterfoil
+    from counterfoil.client.async_guard import AsyncGuard
+    from counterfoil.client.async_reading import AsyncEventIterator, AsyncFollower
+    from counterfoil.client.sync_client import Counterfoil
+    from counterfoil.client.sync_guard import Guard
+    from counterfoil.client.sync_reading import EventIterator, Follower
+
+__version__: Final = "0.1.0"
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AsyncCounterfoil",
+    "AsyncEventIterator",
+    "AsyncFollower",
+    "AsyncGuard",
+    "AuthenticationError",
+    "BookRestored",
+    "Busy",
+    "Condition",
+    "ConditionFailed",
+    "Counterfoil",
+    "CounterfoilError",
+    "Event",
+    "EventIterator",
+    "FieldError",
+    "Follower",
+    "Guard",
+    "GuardTooLarge",
+    "IdempotencyMismatch",
+    "InternalServerError",
+    "InvalidRequestError",
+    "NewEvent",
+    "NotFoundError",
+    "OutcomeUnknown",
+    "Page",
+    "QueryItem",
+    "RateLimited",
+    "ServiceUnavailable",
+    "Stored",
+    "StoredBatch",
+    "UnexpectedAnswer",
+    "UnsendableValue",
+    "UsageError",
+    "__version__",
+]
+
+_LOADED_WHEN_USED: Final = {
+    "AsyncCounterfoil": "async_client",
+    "AsyncEventIterator": "async_reading",
+    "AsyncFollower": "async_reading",
+    "AsyncGuard": "async_guard",
+    "Counterfoil": "sync_client",
+    "EventIterator": "sync_reading",
+    "Follower": "sync_reading",
+    "Guard": "sync_guard",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _LOADED_WHEN_USED.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"counterfoil.client.{home}"), name)
+    globals()[name] = value  # Asked for once; found without this function from then on.
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

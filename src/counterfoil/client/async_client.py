@@ -1,0 +1,116 @@
+"""``AsyncCounterfoil``, the asynchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+import httpx2
+
+from counterfoil.client.async_events import AsyncEvents
+from counterfoil.client.async_guard import AsyncGuard
+from counterfoil.client.async_transport import AsyncTransport
+from counterfoil.client.calls import MAX_RETRIES_DEFAULT
+from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore, guard_query
+from counterfoil.client.model import Query, Texts
+from counterfoil.client.transport import Settings
+
+
+class AsyncCounterfoil:
+    """A client of one Counterfoil service; ``Counterfoil`` is its blocking twin.
+
+    Make one and keep it: it holds a pool of connections, and several tasks may use it at
+    once. It closes with its ``async with`` block, or with ``close()``.
+
+    >>> async with AsyncCounterfoil() as cf:
+    ...     await cf.events.append(agent_name="a", event_type="t", payload={"customer_id": "c1"})
+
+    Calls that the service could not be reached for, or that it was too busy for (429, 503),
+    are made again by themselves; writes carry one idempotency key through all attempts, so
+    that they are stored once.
+
+    Args:
+        base_url: the service's address; else COUNTERFOIL_BASE_URL, else
+            ``http://127.0.0.1:8000``.
+        api_key: else COUNTERFOIL_API_KEY, else none.
+        timeout: seconds, or an ``httpx2.Timeout``; 35 (5 to connect) when not given. It
+            holds for each attempt, not for all of them together.
+        max_retries: attempts after the first.
+        http_client: an ``httpx2.AsyncClient`` of your own, for proxies, certificates or tests.
+            It stays yours: closing this client leaves it open.
+        sleep: what waits between attempts; ``asyncio.sleep``. Give ``trio.sleep`` under trio.
+
+    Raises:
+        ValueError: the address or the key cannot be used.
+    """
+
+    events: AsyncEvents
+    """The calls about events: ``append``, ``list``, ``follow`` …"""
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float | httpx2.Timeout | None = None,
+        max_retries: int = MAX_RETRIES_DEFAULT,
+        http_client: httpx2.AsyncClient | None = None,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+    ) -> None:
+        settings = Settings.resolved(
+            base_url=base_url, api_key=api_key, timeout=timeout, max_retries=max_retries
+        )
+        self._transport = AsyncTransport(settings, http_client, sleep)
+        self.events = AsyncEvents(self._transport)
+
+    def __repr__(self) -> str:
+        return f"AsyncCounterfoil(base_url={self.base_url!r})"
+
+    @property
+    def base_url(self) -> str:
+        """The address of the service."""
+        return self._transport.settings.base_url
+
+    def guard(
+        self,
+        *,
+        tags: Texts = (),
+        types: Texts = (),
+        agents: Texts = (),
+        query: Query | None = None,
+        max_events: int = GUARD_EVENTS_MAX_DEFAULT,
+    ) -> AsyncGuard:
+        """Read what matters, and write only if nothing that matters has been added since.
+
+        >>> async with cf.guard(tags="transaction:tx_987", types="flag_transaction") as seen:
+        ...     if not seen.events:
+        ...         await seen.commit(agent_name="approver", event_type="approved", payload=...)
+
+        Args:
+            tags, types, agents: one query item: events of any of these types, by any of
+                these agents, that bear all of these tags.
+            query: several items instead; events that match any of them.
+            max_events: how many events may match.
+
+        Raises:
+            GuardTooLarge: on entering; more match, and a guard never reads a part only.
+            UnsendableValue: nothing is asked for, which would mean the whole book.
+        """
+        core = GuardCore(guard_query(query, tags, types, agents), max_events)
+        return AsyncGuard(self._transport, core)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections. The client cannot be used after that."""
+        await self._transport.close()
