@@ -116,23 +116,24 @@ def setup(requirements: str) -> None:
         check_pip(python)
         pip: list[str | Path] = [python, "-m", "pip", "--python", VENV_PYTHON, "install", "--quiet"]
         pip += ["--disable-pip-version-check"]
-        STAMP.unlink(missing_ok=True)
         if not same_place:
             # Without pip of its own: Debian's python3 has no ensurepip, and the pip that
             # is there can install into it from outside.
             run(python, "-m", "venv", "--without-pip", "--clear", VENV, what="Making .venv ...")
         if not (same_place and same_pins):
+            STAMP.unlink(missing_ok=True)
             run(
                 *(*pip, "--require-hashes", "--only-binary", ":all:", "-r", requirements),
                 what=f"Installing what {requirements} pins (a minute or so the first time) ...",
             )
-            stamp["pins"] = [requirements, digest(requirements)]
+            stamp = {**place, "pins": [requirements, digest(requirements)]}
+            STAMP.write_text(json.dumps(stamp))
         # No dependencies and no build isolation: all it needs is pinned and installed.
         run(
             *(*pip, "--no-deps", "--no-build-isolation", "--editable", "."),
             what="Installing counterfoil from this folder ...",
         )
-        STAMP.write_text(json.dumps({**place, "pins": stamp["pins"], "project": project}))
+        STAMP.write_text(json.dumps({**stamp, "project": project}))
         say(f"Ready after {time.monotonic() - started:.0f} s.")
 
 
