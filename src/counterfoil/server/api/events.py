@@ -7,10 +7,14 @@ parsed or built on its way out, so that no number in a payload changes.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 from fastapi import APIRouter
+from pydantic import TypeAdapter, ValidationError
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
+from typing_extensions import override
 
 from counterfoil.server.api import openapi
 from counterfoil.server.api.requests import (
@@ -23,6 +27,7 @@ from counterfoil.server.api.requests import (
 )
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import FieldError, InvalidInput
+from counterfoil.server.log.fields import Name
 from counterfoil.server.log.model import (
     judge_append,
     judge_batch,
@@ -38,9 +43,27 @@ from counterfoil.server.log.query import (
     judge_read_parameters,
 )
 
-router = APIRouter()
+_AGENT_PATH: Final = "/agent-events/"
+_NAME: Final = TypeAdapter[str](Name)
 
-_AGENT_PATH = "/agent-events/"
+
+class _Anything(Convertor[str]):
+    """The rest of a path, whatever it is: Starlette's `path` stops at a line's end."""
+
+    regex = r"[\s\S]*"
+
+    @override
+    def convert(self, value: str) -> str:
+        return value
+
+    @override
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
+
+router = APIRouter()
 
 
 @router.post("/agent-events", **openapi.APPEND)
@@ -85,20 +108,11 @@ async def append_batch(request: Request) -> Response:
     )
 
 
-@router.get("/agent-events/{agent_name:path}", **openapi.LATEST)  # noqa: FAST003 - read raw
+@router.get("/agent-events/{agent_name:anything}", **openapi.LATEST)  # noqa: FAST003 - read raw
 async def latest(request: Request) -> Response:
     """List what an agent wrote last, newest first."""
+    agent_name = _judged_name(path_text(request, _AGENT_PATH, "agent_name"))
     limit, before = judge_latest_parameters(query_parameters(request))
-    agent_name = path_text(request, _AGENT_PATH, "agent_name")
-    if not agent_name or "\0" in agent_name:
-        raise InvalidInput(
-            "This cannot be the name of an agent.",
-            [
-                FieldError(
-                    "/agent_name", "A name has 1 to 128 characters, none of them NUL.", "path"
-                )
-            ],
-        )
     read = await the_log(request).latest(
         principal(request).tenant_id, agent_name, limit=limit, before=before
     )
@@ -126,6 +140,18 @@ async def get_event(request: Request) -> Response:
     position = judge_event_id(request.path_params["id"])
     read = await the_log(request).get(principal(request).tenant_id, position)
     return _read(read.events[0], read.head, read.incarnation)
+
+
+def _judged_name(name: str) -> str:
+    """Refuse what no agent can be called: for some of it PostgreSQL cannot even be asked."""
+    try:
+        return _NAME.validate_python(name)
+    except ValidationError:
+        message = (
+            f"A name has 1 to {limits.NAME_CHARACTERS_MAX} characters, no control characters, and "
+            "no white space at its ends."
+        )
+        raise InvalidInput(message, [FieldError("/agent_name", message, "path")]) from None
 
 
 async def _page(request: Request, asked: ReadRequest) -> Response:
