@@ -1,0 +1,131 @@
+"""What can go wrong, in the domain's words.
+
+None of these knows of HTTP: ``api/errors.py`` holds the one table that turns each into
+a status and a problem document. Messages are sentences for the caller, and never hold
+a secret or another tenant's data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Location = Literal["body", "query", "header", "path"]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One offending field.
+
+    ``pointer`` is a JSON pointer (RFC 6901) into the part of the request that
+    ``location`` names: ``/events/3/payload`` in a body, ``/limit`` among the query
+    parameters, ``/Idempotency-Key`` among the headers. Empty: the whole part.
+    """
+
+    pointer: str
+    message: str
+    location: Location = "body"
+
+
+class CounterfoilError(Exception):
+    """Anything that the service refuses or cannot do. ``str()`` is a clear sentence."""
+
+
+class InputError(CounterfoilError):
+    """The request itself is at fault; nothing was stored."""
+
+    def __init__(self, message: str, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(message)
+        self.errors: tuple[FieldError, ...] = tuple(errors)
+
+
+class MalformedDocument(InputError):
+    """The body cannot be read as one JSON document (or is missing)."""
+
+
+class InvalidInput(InputError):
+    """The document was read, and something in it breaks a rule. ``errors`` says what."""
+
+
+class BodyTooLarge(InputError):
+    """The body is longer than its call allows."""
+
+
+class UnsupportedMediaType(InputError):
+    """The body is not declared as JSON."""
+
+
+class AfterAboveHead(InputError):
+    """A position was given that the book has not reached: it cannot have been read."""
+
+
+class UnknownCause(InputError):
+    """``caused_by`` names an event that is not in the book yet."""
+
+
+class Unauthenticated(CounterfoilError):
+    """No key, or not one that opens this service. The two are told apart nowhere."""
+
+
+class EventNotFound(CounterfoilError):
+    """There is no event at this position."""
+
+
+class ConditionFailed(CounterfoilError):
+    """Something that matches the condition's query lies above its ``after``.
+
+    ``head`` is the book's last position at the time of the check; ``conflicts`` are the
+    texts (JSON objects) of the first events in the way, oldest first.
+    """
+
+    def __init__(self, head: int, conflicts: Sequence[str]) -> None:
+        super().__init__(
+            "An event that matches `fail_if` was written after what this decision relied on. "
+            "Read again, decide again."
+        )
+        self.head = head
+        self.conflicts: tuple[str, ...] = tuple(conflicts)
+
+
+class BookRestored(CounterfoilError):
+    """A cursor, stream id or condition comes from before the book was restored."""
+
+
+class IdempotencyMismatch(CounterfoilError):
+    """The key was used before, by the same principal, for other content."""
+
+
+class Unavailable(CounterfoilError):
+    """Nothing is wrong with the request; it cannot be served now. Try again later."""
+
+
+class Busy(Unavailable):
+    """More is waiting than the service accepts, or the book's lock was not had in time.
+
+    An append that is refused so was not written.
+    """
+
+
+class NotWritten(Unavailable):
+    """The database could not be reached or refused; the append was certainly not written."""
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection was lost after the append was sent: it may be written or not."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database could not be reached for a read."""
+
+
+class ReadTooSlow(Unavailable):
+    """A read ran into its time limit in the database."""
+
+
+class InvariantBroken(CounterfoilError):
+    """The service found itself in a state that its own rules exclude: a fault of ours."""
+
+
+def invariant(holds: bool, what: str) -> None:
+    """Raise ``InvariantBroken`` unless ``holds``; unlike ``assert`` it stays under ``-O``."""
+    if not holds:
+        raise InvariantBroken(what)

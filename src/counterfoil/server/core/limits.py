@@ -1,0 +1,176 @@
+"""Every limit of the service: its name, its unit, and why it is what it is.
+
+A queue, page, body, wait or text without a bound is a way for one caller to take
+the service from all others, so each has one here and nowhere else. The names end
+in their unit. The documentation page ``docs/limits.md`` lists the same table, and a
+test compares the two.
+"""
+
+from typing import Final
+
+# --- Text -------------------------------------------------------------------------
+
+NAME_CHARACTERS_MAX: Final = 128
+"""An agent name or an event type. Long enough for a dotted path with a version; short
+enough that three of them and a position stay well under an index row's 2,704 bytes."""
+
+TAG_CHARACTERS_MAX: Final = 256
+"""One whole tag, ``kind:value``, in characters (four bytes each at the most)."""
+
+TAG_KIND_CHARACTERS_MAX: Final = 64
+"""The kind of a tag, the part before its first colon."""
+
+TAGS_MAX: Final = 32
+"""Tags of one event, given and derived together. Each is a row of its own."""
+
+IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
+"""The header ``Idempotency-Key``; visible ASCII only."""
+
+REQUEST_ID_CHARACTERS_MAX: Final = 128
+"""The header ``X-Request-Id`` that a caller may choose; a longer one is replaced."""
+
+# --- Documents --------------------------------------------------------------------
+
+PAYLOAD_BYTES_MAX: Final = 256 * 1024
+"""One payload, both as sent and as PostgreSQL writes it out (it writes ``1e99`` as a
+hundred digits). An event is a fact about something, not a file."""
+
+CONTEXT_BYTES_MAX: Final = 4 * 1024
+"""One event's ``context``: versions and ids of what produced it, not transcripts."""
+
+DOCUMENT_DEPTH_MAX: Final = 64
+"""Nested arrays and objects in a body. Recursive readers (ours, PostgreSQL's and every
+consumer's) each have a stack; none of them needs to find its end."""
+
+NUMBER_DIGITS_MAX: Final = 100
+"""Digits of one number *written out*, the exponent counted: ``1e131071`` is seven
+bytes that PostgreSQL reads back as 131,072."""
+
+FIELD_ERRORS_MAX: Final = 20
+"""Offending fields that one refusal names. Who has more wrong than that has one thing
+wrong in many places."""
+
+POINTER_CHARACTERS_MAX: Final = 512
+"""One JSON pointer in a refusal. The names in it are the caller's and may be long; the
+pointer then ends at the nearest part around the offending one."""
+
+CAUSES_MAX: Final = 100
+"""Entries in one event's ``caused_by``."""
+
+# --- Requests ---------------------------------------------------------------------
+
+APPEND_BODY_BYTES_MAX: Final = 512 * 1024
+"""The body of a one-event append: a payload at its limit, its context and a condition."""
+
+BATCH_EVENTS_MAX: Final = 1_000
+"""Events in one atomic batch. More would hold the book's lock for too long."""
+
+BATCH_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The body of a batch."""
+
+QUERY_BODY_BYTES_MAX: Final = 256 * 1024
+"""The body of a query."""
+
+QUERY_ITEMS_MAX: Final = 100
+"""Items of one query, in a read or in a condition."""
+
+QUERY_ITEM_VALUES_MAX: Final = 100
+"""Types, or agents, of one query item. Its tags are bounded by ``TAGS_MAX``."""
+
+POSITION_MAX: Final = 2**63 - 1
+"""The highest position that PostgreSQL's bigint can hold."""
+
+PAGE_EVENTS_MAX: Final = 1_000
+"""Events of one page."""
+
+PAGE_EVENTS_DEFAULT: Final = 100
+"""Events of a page when the caller does not say."""
+
+LATEST_EVENTS_DEFAULT: Final = 20
+"""Events of an agent's latest list when the caller does not say."""
+
+CONFLICTS_MAX: Final = 20
+"""Events in the way that a refused condition shows."""
+
+QUERY_PARAMETERS_MAX: Final = 300
+"""Parameters in one address: more than the types, agents and tags of one query item."""
+
+HEADERS_BYTES_MAX: Final = 64 * 1024
+"""A request's first line and headers together, read before the key can be looked at."""
+
+HEADERS_SECONDS_MAX: Final = 10.0
+"""How long a connection may take to send a whole request line with its headers."""
+
+BODY_SECONDS_MAX: Final = 30.0
+"""How long a body may take to arrive: 4 MiB at little more than 1 Mbit/s."""
+
+BODIES_BYTES_MAX: Final = 128 * 1024 * 1024
+"""Bodies that one process holds at a time, arriving or being worked on. Beyond: 503 with
+``Retry-After``; a thousand callers with a batch each would take 4 GiB."""
+
+# --- Group commit -----------------------------------------------------------------
+
+GROUP_REQUESTS_MAX: Final = 64
+"""Requests in one call of the stored function. The gain of grouping flattens there,
+and each more would wait for the slowest of the others."""
+
+GROUP_EVENTS_MAX: Final = 1_000
+"""Events in one call, so that a few batches do not hold the lock for long together."""
+
+GROUP_BYTES_MAX: Final = 4 * 1024 * 1024 + 64 * 1024
+"""Bytes in one call: at least one whole batch with what surrounds it."""
+
+QUEUE_REQUESTS_MAX: Final = 2_000
+"""Appends of one tenant waiting in one process. Beyond: 503 with ``Retry-After``."""
+
+QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Bytes of those appends: two thousand batches at their limit would be 8 GiB."""
+
+QUEUE_WAIT_SECONDS_MAX: Final = 5.0
+"""How long an append may wait for its group to start before it is given back unwritten."""
+
+LOCK_WAIT_MILLISECONDS_MAX: Final = 2_000
+"""How long a group may wait for the head of its book."""
+
+APPEND_STATEMENT_MILLISECONDS_MAX: Final = 15_000
+"""How long one group may run in the database, its wait for the lock included."""
+
+APPEND_OUTCOME_SECONDS_MAX: Final = 30.0
+"""How long a caller waits for the outcome of a group that was sent (a synchronous
+standby may hold a commit back for ever); after that the outcome is unknown to it."""
+
+CLOCK_SKEW_SECONDS_ALARM: Final = 5.0
+"""How far the book's last time may lie ahead of the server's clock before it is an alarm."""
+
+# --- Reads and streams ------------------------------------------------------------
+
+READ_STATEMENT_MILLISECONDS_MAX: Final = 10_000
+"""How long one read may run in the database."""
+
+CONNECTION_WAIT_SECONDS_MAX: Final = 3.0
+"""How long a read or a group may wait for a connection of the pool."""
+
+STREAM_SUBSCRIBERS_MAX: Final = 1_000
+"""Live subscribers of one process."""
+
+STREAM_BUFFER_EVENTS_MAX: Final = 1_000
+"""Events held for one slow subscriber; beyond, it is sent back to reading the table."""
+
+STREAM_BUFFER_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Bytes held for one slow subscriber."""
+
+STREAM_WRITE_SECONDS_MAX: Final = 30.0
+"""How long one write to a subscriber may wait before it counts as gone: a caller that
+reads nothing would otherwise keep its place for ever."""
+
+STREAM_HEARTBEAT_SECONDS: Final = 15.0
+"""A quiet stream says this often where it stands; proxies close what is silent for 30."""
+
+STREAM_POLL_SECONDS: Final = 0.25
+"""How often the follower looks for a new head when no doorbell rang."""
+
+SHUTDOWN_SECONDS_MAX: Final = 20.0
+"""How long a stopping process may take to finish what it has accepted."""
+
+RETRY_AFTER_SECONDS: Final = 1
+"""What ``Retry-After`` says when the service is busy or the database is away."""

@@ -1,0 +1,142 @@
+"""Connections: who the service is to the database, and what it never waits for too long.
+
+Each pooled connection is autocommit: one statement is one transaction, and nothing is
+left open between two requests. Each is made to act as ``counterfoil_service``, whoever
+logged in, so that no code path of the service holds a right to change an event:
+
+* A login of production is a member of that role and of nothing else; nothing to do.
+* A login that could write (the owner, in ``counterfoil dev``) lays its rights down with
+  ``SET ROLE``. Behind a pooler of transactions a session's role would leak to whoever is
+  served next, so there such a login is refused.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from counterfoil.server.core import limits
+from counterfoil.server.core.errors import DatabaseUnavailable
+from counterfoil.server.db import sqlfile
+
+SERVICE_ROLE: Final = "counterfoil_service"
+
+RECONNECT_SECONDS_MAX: Final = 2.0
+"""How long the pool itself tries to reconnect. Short, since each waiting request starts a
+new attempt: the service is back within a second or two of the database, whereas a long
+back-off would let it stay away for minutes."""
+
+IDLE_SECONDS_MAX: Final = 300.0
+"""How long a connection above the minimum stays open unused."""
+
+_SQL = sqlfile.load("counterfoil.server.db", "pool.sql")
+
+Connection = AsyncConnection[tuple[object, ...]]
+
+
+class UnfitDatabase(psycopg.OperationalError):
+    """The database answers, but the service must not work on it. ``str()`` says why."""
+
+
+class Pool:
+    """Connections to one database for one purpose, each acting as the service's role.
+
+    Args:
+        url: the connection string; never logged, never part of a message.
+        name: what the connections are for; seen in ``pg_stat_activity`` as
+            ``counterfoil <name>``.
+        statement_milliseconds_max: how long one statement may run.
+        size_min: how many connections are kept open; at least one.
+        size_max: how many are opened at the most.
+        prepare: keep prepared statements on the connections. Off behind a pooler that
+            hands one session's connection to another (pgbouncer in transaction mode).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        statement_milliseconds_max: int,
+        size_min: int,
+        size_max: int,
+        prepare: bool = True,
+    ) -> None:
+        self._statement_milliseconds_max = statement_milliseconds_max
+        self._prepare = prepare
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            min_size=size_min,
+            max_size=size_max,
+            open=False,
+            name=name,
+            configure=self._configure,
+            timeout=limits.CONNECTION_WAIT_SECONDS_MAX,
+            max_idle=IDLE_SECONDS_MAX,
+            reconnect_timeout=RECONNECT_SECONDS_MAX,
+            kwargs={"autocommit": True, "application_name": f"counterfoil {name}"},
+        )
+        self.last_refusal: str | None = None
+        """Why the last new connection was not fit for use; None since one was."""
+
+    async def open(self) -> None:
+        """Start connecting, without waiting for it: the database may come later."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close all connections; those in use, when they are given back."""
+        await self._pool.close()
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection.
+
+        Raises:
+            DatabaseUnavailable: none was to be had within ``CONNECTION_WAIT_SECONDS_MAX``.
+        """
+        try:
+            connection = await self._pool.getconn()
+        except (PoolTimeout, PoolClosed) as error:
+            raise DatabaseUnavailable(
+                self.last_refusal or "The database cannot be reached at the moment."
+            ) from error
+        try:
+            yield connection
+        finally:
+            # Back to the pool even when the borrower is being cancelled; a broken or
+            # busy connection is thrown away there.
+            await self._pool.putconn(connection)
+
+    async def discard_broken(self) -> None:
+        """Throw away the idle connections that the database has closed (a restart)."""
+        await self._pool.check()
+
+    async def _configure(self, connection: Connection) -> None:
+        try:
+            if not self._prepare:
+                connection.prepare_threshold = None
+            row = await (await connection.execute(_SQL["own_rights"])).fetchone()
+            migrated, may_write = row if row is not None else (False, False)
+            if not migrated:
+                raise UnfitDatabase(
+                    "The database holds no book yet: run `counterfoil migrate` first."
+                )
+            if may_write and not self._prepare:
+                raise UnfitDatabase(
+                    "Behind a pooler the service needs a login of its own that may not write to "
+                    f"the tables: one that is granted {SERVICE_ROLE} and nothing else."
+                )
+            if may_write:
+                await connection.execute(_SQL["act_as_service"])
+            if self._prepare:
+                await connection.execute(
+                    _SQL["bound_statements"],
+                    {"milliseconds": str(self._statement_milliseconds_max)},
+                )
+        except psycopg.Error as error:
+            self.last_refusal = str(error) if isinstance(error, UnfitDatabase) else None
+            raise
+        self.last_refusal = None

@@ -1,0 +1,189 @@
+-- What a query matches. One definition serves reads, streams and conditions alike: a
+-- guard that reads by a query and then writes under it must mean the same twice.
+--
+-- An event matches a query if it matches any of its items. It matches an item if its
+-- type is any of `types`, its agent any of `agents`, and it bears all of `tags`; what an
+-- item leaves out, it does not ask. A null query asks nothing: every event matches.
+--
+-- Each item is looked up through the narrowest index that it offers: tags before agents
+-- before types. Every statement below walks one index in the order of positions and
+-- stops at the limit, so that its cost follows what it returns and not the size of the
+-- book. `offset 0` keeps the planner from turning a probe of one row into a hash of all.
+--
+-- STABLE is a promise that matters here: the function looks through the snapshot of the
+-- statement that calls it. A page and its head are one snapshot for that reason, and a
+-- condition's check sees what was committed while its statement before waited for the lock.
+create function counterfoil.matching_v1(
+    p_tenant_id integer,
+    p_query jsonb,          -- [{"types": [], "agents": [], "tags": []}, …], or null
+    p_payload jsonb,        -- what the payload must contain (@>), or null
+    p_after bigint,         -- exclusive
+    p_up_to bigint,         -- inclusive
+    p_limit integer,
+    p_newest_first boolean
+) returns setof bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+rows 100
+as $$
+declare
+    v_found bigint[] := '{}';
+    v_item record;
+    v_lead text;
+    v_tag_alone boolean;
+begin
+    if p_query is null then
+        if p_newest_first then
+            return query
+                select e.position from counterfoil.events e
+                where e.tenant_id = p_tenant_id and e.position > p_after and e.position <= p_up_to
+                  and (p_payload is null or e.payload @> p_payload)
+                order by e.position desc limit p_limit;
+        else
+            return query
+                select e.position from counterfoil.events e
+                where e.tenant_id = p_tenant_id and e.position > p_after and e.position <= p_up_to
+                  and (p_payload is null or e.payload @> p_payload)
+                order by e.position limit p_limit;
+        end if;
+        return;
+    end if;
+
+    for v_item in
+        select nullif(i.types, '{}') as types,
+               nullif(i.agents, '{}') as agents,
+               nullif(i.tags, '{}') as tags
+        from jsonb_to_recordset(p_query) as i (types text[], agents text[], tags text[])
+    loop
+        if v_item.tags is not null then
+            -- Walk the rarest of its tags; 1,000 rows are enough to tell rare from common.
+            v_lead := v_item.tags[1];
+            if cardinality(v_item.tags) > 1 then
+                select wanted.tag into v_lead
+                from unnest(v_item.tags) as wanted (tag)
+                order by (
+                    select count(*) from (
+                        select from counterfoil.event_tags t
+                        where t.tenant_id = p_tenant_id and t.tag = wanted.tag
+                          and t.position > p_after and t.position <= p_up_to
+                        limit 1000
+                    ) as probe
+                )
+                limit 1;
+            end if;
+            v_tag_alone := cardinality(v_item.tags) = 1 and v_item.types is null
+                and v_item.agents is null and p_payload is null;
+            if p_newest_first then
+                v_found := v_found || array(
+                    select t.position from counterfoil.event_tags t
+                    where t.tenant_id = p_tenant_id and t.tag = v_lead
+                      and t.position > p_after and t.position <= p_up_to
+                      and (v_tag_alone or exists (
+                          select from counterfoil.events e
+                          where e.tenant_id = p_tenant_id and e.position = t.position
+                            and e.tags @> v_item.tags
+                            and (v_item.types is null or e.event_type = any (v_item.types))
+                            and (v_item.agents is null or e.agent_name = any (v_item.agents))
+                            and (p_payload is null or e.payload @> p_payload)
+                          offset 0))
+                    order by t.position desc limit p_limit);
+            else
+                v_found := v_found || array(
+                    select t.position from counterfoil.event_tags t
+                    where t.tenant_id = p_tenant_id and t.tag = v_lead
+                      and t.position > p_after and t.position <= p_up_to
+                      and (v_tag_alone or exists (
+                          select from counterfoil.events e
+                          where e.tenant_id = p_tenant_id and e.position = t.position
+                            and e.tags @> v_item.tags
+                            and (v_item.types is null or e.event_type = any (v_item.types))
+                            and (v_item.agents is null or e.agent_name = any (v_item.agents))
+                            and (p_payload is null or e.payload @> p_payload)
+                          offset 0))
+                    order by t.position limit p_limit);
+            end if;
+        elsif v_item.agents is not null then
+            if p_newest_first then
+                v_found := v_found || array(
+                    select by_agent.position
+                    from unnest(v_item.agents) as wanted (agent_name)
+                    cross join lateral (
+                        select e.position from counterfoil.events e
+                        where e.tenant_id = p_tenant_id and e.agent_name = wanted.agent_name
+                          and e.position > p_after and e.position <= p_up_to
+                          and (v_item.types is null or e.event_type = any (v_item.types))
+                          and (p_payload is null or e.payload @> p_payload)
+                        order by e.position desc limit p_limit
+                    ) as by_agent);
+            else
+                v_found := v_found || array(
+                    select by_agent.position
+                    from unnest(v_item.agents) as wanted (agent_name)
+                    cross join lateral (
+                        select e.position from counterfoil.events e
+                        where e.tenant_id = p_tenant_id and e.agent_name = wanted.agent_name
+                          and e.position > p_after and e.position <= p_up_to
+                          and (v_item.types is null or e.event_type = any (v_item.types))
+                          and (p_payload is null or e.payload @> p_payload)
+                        order by e.position limit p_limit
+                    ) as by_agent);
+            end if;
+        elsif v_item.types is not null then
+            if p_newest_first then
+                v_found := v_found || array(
+                    select by_type.position
+                    from unnest(v_item.types) as wanted (event_type)
+                    cross join lateral (
+                        select e.position from counterfoil.events e
+                        where e.tenant_id = p_tenant_id and e.event_type = wanted.event_type
+                          and e.position > p_after and e.position <= p_up_to
+                          and (p_payload is null or e.payload @> p_payload)
+                        order by e.position desc limit p_limit
+                    ) as by_type);
+            else
+                v_found := v_found || array(
+                    select by_type.position
+                    from unnest(v_item.types) as wanted (event_type)
+                    cross join lateral (
+                        select e.position from counterfoil.events e
+                        where e.tenant_id = p_tenant_id and e.event_type = wanted.event_type
+                          and e.position > p_after and e.position <= p_up_to
+                          and (p_payload is null or e.payload @> p_payload)
+                        order by e.position limit p_limit
+                    ) as by_type);
+            end if;
+        else
+            raise exception 'an item of a query must ask for a type, an agent or a tag'
+                using errcode = 'invalid_parameter_value';
+        end if;
+    end loop;
+
+    if p_newest_first then
+        return query select distinct f.position from unnest(v_found) as f (position)
+            order by f.position desc limit p_limit;
+    else
+        return query select distinct f.position from unnest(v_found) as f (position)
+            order by f.position limit p_limit;
+    end if;
+end
+$$;
+
+-- A time as the service writes it everywhere: ISO 8601, UTC, six digits, with its offset.
+create function counterfoil.time_text(p_time timestamptz) returns text
+language sql stable parallel safe
+return to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"');
+
+-- An event as the service shows it. The payload is PostgreSQL's own text: nothing on the
+-- way to the caller builds it anew, so no number can lose a digit.
+create function counterfoil.event_text(e counterfoil.events) returns text
+language sql stable parallel safe
+return '{"id":' || e.position
+    || ',"agent_name":' || to_json(e.agent_name)
+    || ',"event_type":' || to_json(e.event_type)
+    || ',"payload":' || coalesce(e.payload::text, 'null')
+    || ',"tags":' || to_json(e.tags)
+    || ',"created_at":"' || counterfoil.time_text(e.created_at)
+    || '","occurred_at":' || coalesce('"' || counterfoil.time_text(e.occurred_at) || '"', 'null')
+    || ',"caused_by":' || to_json(e.caused_by)
+    || ',"context":' || coalesce(e.context::text, 'null')
+    || '}';

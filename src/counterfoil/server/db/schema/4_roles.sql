@@ -1,0 +1,46 @@
+-- Who may do what. The roles are the cluster's, not the database's, and cannot log in:
+-- an administrator grants them to the logins that the service and the eraser use.
+--
+--   counterfoil_service  reads, and appends through append_v1. It holds no INSERT, no
+--                        UPDATE and no DELETE on anything.
+--   counterfoil_eraser   blanks the payload and the salt of an event, and can do nothing
+--                        else: it cannot even read a payload.
+
+do $$
+declare
+    v_role text;
+begin
+    foreach v_role in array array['counterfoil_service', 'counterfoil_eraser'] loop
+        if not exists (select from pg_roles where rolname = v_role) then
+            begin
+                execute format('create role %I nologin', v_role);
+            exception
+                -- Another database of this cluster was migrated at the same moment.
+                when duplicate_object or unique_violation then null;
+            end;
+        end if;
+    end loop;
+    -- So that an owner who is no superuser can act as the service (`counterfoil dev`).
+    if not (select rolsuper from pg_roles where rolname = current_user) then
+        execute format('grant counterfoil_service to %I', current_user);
+    end if;
+end
+$$;
+
+revoke all on schema counterfoil from public;
+revoke all on all tables in schema counterfoil from public;
+revoke all on all functions in schema counterfoil from public;
+
+grant usage on schema counterfoil to counterfoil_service, counterfoil_eraser;
+
+grant select on counterfoil.books, counterfoil.events, counterfoil.event_tags,
+    counterfoil.schema_migrations to counterfoil_service;
+grant execute on function
+    counterfoil.append_v1(integer, jsonb, integer),
+    counterfoil.matching_v1(integer, jsonb, jsonb, bigint, bigint, integer, boolean),
+    counterfoil.time_text(timestamptz),
+    counterfoil.event_text(counterfoil.events)
+    to counterfoil_service;
+
+grant select (tenant_id, position) on counterfoil.events to counterfoil_eraser;
+grant update (payload, salt) on counterfoil.events to counterfoil_eraser;

@@ -1,0 +1,299 @@
+"""Live readers: what is new is read once and handed to everyone whose query matches.
+
+Theory of operation
+-------------------
+A *feed* is one task for each book that has live readers in this process. It learns of a
+new head (a doorbell, or a look every ``STREAM_POLL_SECONDS``), reads the events above its
+own position once, and offers each to every *stream* that has joined it.
+
+A stream is one reader. It is in one of two states:
+
+======== ==========================================================================
+behind   it reads the table from its position, page by page, at its reader's pace
+joined   it stands where the feed stands or ahead of it, and takes what is offered
+======== ==========================================================================
+
+* behind → joined: when it has read to its end and its position is not below the feed's.
+  That is decided and done without an ``await`` in between, so that no event can be fed
+  after the question and before the joining. What is offered at or below its position is
+  passed over: no gap, and nothing twice.
+* joined → behind: when its reader is slow and the buffer is full. What is in the buffer
+  is still delivered; then it goes on from the table. Nobody waits for a slow reader, and
+  memory is bounded whatever it does.
+
+A stream with a payload filter never joins: containment is PostgreSQL's to judge. It reads
+the table whenever the feed has moved.
+
+A waiting stream holds no connection and no transaction. Positions are gapless and final
+(promise P2), which is why ``position > cursor`` is all that any of this needs.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple
+
+import structlog
+
+from counterfoil.server.core import limits, metrics
+from counterfoil.server.core.errors import AfterAboveHead, BookRestored, Busy, Unavailable
+from counterfoil.server.log.query import ReadRequest, matches
+from counterfoil.server.log.store import FedEvent, Store
+
+_log = structlog.get_logger(__name__)
+
+_FEED_PAGE_EVENTS: Final = 500
+"""Events that the feed, or a stream that is behind, reads at once."""
+
+
+class StreamItem(NamedTuple):
+    """What a live reader gets: an event's text, or None to say how far it has read.
+
+    ``position`` is where a reader that breaks off here should go on.
+    """
+
+    position: int
+    incarnation: str
+    text: str | None
+
+
+class Stream:
+    """One live reader. Iterate over it; it ends when the service stops or the book changes.
+
+    ``head`` and ``incarnation`` are what the book showed when the stream was opened.
+    """
+
+    def __init__(
+        self, feed: "_Feed", filters: ReadRequest, *, incarnation: str, head: int, position: int
+    ) -> None:
+        self.incarnation = incarnation
+        self.head = head
+        self._feed = feed
+        self._filters = filters
+        self._position = position
+        self._joined = False
+        self._buffer: deque[tuple[int, str]] = deque()
+        self._buffered_bytes = 0
+        self._offered_to = position
+        self._news = asyncio.Event()
+
+    def offer(self, event: FedEvent, tags: frozenset[str]) -> None:
+        """Take an event from the feed, if it matches and there is room. Called by the feed."""
+        if not self._joined or event.position <= self._offered_to:
+            return
+        if matches(self._filters.query, event.agent_name, event.event_type, tags):
+            if (
+                len(self._buffer) >= limits.STREAM_BUFFER_EVENTS_MAX
+                or self._buffered_bytes + len(event.text) > limits.STREAM_BUFFER_BYTES_MAX
+            ):
+                self._joined = False
+                return
+            self._buffer.append((event.position, event.text))
+            self._buffered_bytes += len(event.text)
+        self._offered_to = event.position
+
+    def wake(self) -> None:
+        """There is news, or the end. Called by the feed."""
+        self._news.set()
+
+    def close(self) -> None:
+        """Leave the feed. Whoever opened a stream calls this, read or unread; twice is fine."""
+        self._feed.leave(self)
+
+    async def __aiter__(self) -> AsyncIterator[StreamItem]:
+        """Deliver what matches, in order, with a heartbeat at the start and while it is quiet.
+
+        Raises:
+            DatabaseUnavailable, ReadTooSlow: a stream that is behind cannot read on.
+        """
+        yield self._heartbeat()
+        while not self._feed.ended:
+            self._news.clear()
+            if self._buffer:
+                self._position, text = self._buffer.popleft()
+                self._buffered_bytes -= len(text)
+                yield StreamItem(self._position, self.incarnation, text)
+            elif self._joined:
+                self._position = self._offered_to
+                if not await self._news_within(limits.STREAM_HEARTBEAT_SECONDS):
+                    yield self._heartbeat()
+            else:
+                # Behind: what was offered while it was joined counts as read.
+                self._position = max(self._position, self._offered_to)
+                async for item in self._read_on():
+                    yield item
+
+    async def _read_on(self) -> AsyncIterator[StreamItem]:
+        """Deliver from the table up to its end, then join the feed, or wait for it to move."""
+        page = await self._feed.store.page(
+            self._feed.tenant_id,
+            query=self._filters.query_document,
+            payload=self._filters.payload_document,
+            after=self._position,
+            up_to=limits.POSITION_MAX,
+            limit=_FEED_PAGE_EVENTS,
+            newest_first=False,
+        )
+        if page.incarnation != self.incarnation:
+            self._feed.end()
+            return
+        for position, text in zip(page.positions, page.texts, strict=True):
+            self._position = self._offered_to = position
+            yield StreamItem(position, self.incarnation, text)
+        if len(page.positions) == _FEED_PAGE_EVENTS:
+            return
+        # All that matches up to this page's head has been read. From here to the joining
+        # there is no await, so the feed cannot move in between.
+        self._position = self._offered_to = max(page.head, self._position)
+        if self._filters.payload_document is None:
+            self._joined = self._position >= self._feed.position
+        elif self._feed.position <= self._position and not await self._news_within(
+            limits.STREAM_HEARTBEAT_SECONDS
+        ):
+            yield self._heartbeat()
+
+    async def _news_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _heartbeat(self) -> StreamItem:
+        return StreamItem(self._position, self.incarnation, None)
+
+
+class _Feed:
+    """What is new in one book, read once for all streams of this process."""
+
+    def __init__(self, store: Store, tenant_id: int, incarnation: str, position: int) -> None:
+        self.store = store
+        self.tenant_id = tenant_id
+        self.position = position
+        self.ended = False
+        self._incarnation = incarnation
+        self._streams: set[Stream] = set()
+        self._bell = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"feed {tenant_id}")
+
+    @property
+    def size(self) -> int:
+        """How many streams it feeds."""
+        return len(self._streams)
+
+    def enter(self, stream: Stream) -> None:
+        self._streams.add(stream)
+        metrics.STREAM_SUBSCRIBERS.inc()
+
+    def leave(self, stream: Stream) -> None:
+        if stream in self._streams:
+            self._streams.remove(stream)
+            metrics.STREAM_SUBSCRIBERS.dec()
+        if not self._streams:
+            self.end()
+
+    def ring(self) -> None:
+        self._bell.set()
+
+    def end(self) -> None:
+        """End every stream and stop reading."""
+        self.ended = True
+        self._task.cancel()
+        for stream in self._streams:
+            stream.wake()
+
+    async def _run(self) -> None:
+        try:
+            while not self.ended:
+                # No doorbell within the time: look all the same.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(limits.STREAM_POLL_SECONDS):
+                        await self._bell.wait()
+                self._bell.clear()
+                try:
+                    await self._advance()
+                except Unavailable as error:
+                    _log.info("feed waits", tenant_id=self.tenant_id, error=str(error))
+        finally:
+            # Whatever stopped the feed, a stream must not wait for it in silence.
+            self.end()
+
+    async def _advance(self) -> None:
+        """Hand out what lies between the feed's position and the head."""
+        head = await self.store.head(self.tenant_id)
+        if head.incarnation != self._incarnation:
+            self.end()
+            return
+        while self.position < head.position:
+            events = await self.store.feed(
+                self.tenant_id, after=self.position, up_to=head.position, limit=_FEED_PAGE_EVENTS
+            )
+            for event in events:
+                tags = frozenset(event.tags)
+                for stream in self._streams:
+                    stream.offer(event, tags)
+            self.position = events[-1].position
+            for stream in self._streams:
+                stream.wake()
+
+
+class Followers:
+    """All live readers of this process, by book."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._feeds: dict[int, _Feed] = {}
+        self._closing = False
+
+    def ring(self, tenant_id: int) -> None:
+        """The tenant's book has grown, here or elsewhere."""
+        if (feed := self._feeds.get(tenant_id)) is not None:
+            feed.ring()
+
+    async def follow(
+        self, tenant_id: int, filters: ReadRequest, *, after: int | None, incarnation: str | None
+    ) -> Stream:
+        """Open a stream of what matches ``filters``, from above ``after`` (None: from now).
+
+        Raises:
+            BookRestored: ``incarnation`` is given and is not the book's.
+            AfterAboveHead: the book has not reached ``after``.
+            Busy: this process has ``STREAM_SUBSCRIBERS_MAX`` live readers, or is stopping.
+            DatabaseUnavailable: the book cannot be read.
+        """
+        if self._closing:
+            raise Busy("This service is stopping. Connect again.")
+        if sum(feed.size for feed in self._feeds.values()) >= limits.STREAM_SUBSCRIBERS_MAX:
+            raise Busy("This process has all the live readers that it accepts. Try again later.")
+        head = await self._store.head(tenant_id)
+        if incarnation is not None and incarnation != head.incarnation:
+            raise BookRestored(
+                "The book was restored from a backup since this position was read. "
+                "Read it anew from where your own records are certain."
+            )
+        if after is not None and after > head.position:
+            raise AfterAboveHead(
+                f"The book ends at {head.position}; position {after} cannot have been read."
+            )
+        feed = self._feeds.get(tenant_id)
+        if feed is None or feed.ended:
+            feed = self._feeds[tenant_id] = _Feed(
+                self._store, tenant_id, head.incarnation, head.position
+            )
+        stream = Stream(
+            feed,
+            filters,
+            incarnation=head.incarnation,
+            head=head.position,
+            position=head.position if after is None else after,
+        )
+        feed.enter(stream)
+        return stream
+
+    def close(self) -> None:
+        """End every stream, at once and for good."""
+        self._closing = True
+        for feed in self._feeds.values():
+            feed.end()
