@@ -1,1 +1,15 @@
-"""The command line."""
+"""The command line, ``counterfoil``.
+
+Its commands are doors: they read arguments, call the client or start the service, and
+print. ``exits.py`` says how they end. The service's libraries are imported by the commands
+that run it, when they run it, so that the light installation has all the others.
+"""
+
+
+def main() -> None:
+    """Run the command line and end the process with one of its exit codes."""
+    # Imported here because the demo's agents are modules of this package too, and need
+    # neither typer nor rich.
+    from counterfoil.cli.app import run
+
+    raise SystemExit(run())

@@ -26,7 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from counterfoil.cli.demo.vocabulary import (
     APPROVED,
@@ -314,7 +314,7 @@ def _fate(entries: Iterable[_Entry]) -> str | None:
     return None
 
 
-def _is_position(value: Any) -> bool:
+def _is_position(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -33,7 +33,7 @@ class Money:
 
     def at_least(self, units: int) -> bool:
         """Whether this is ``units`` whole units of its currency, or more."""
-        return self.minor >= units * 10**self.digits
+        return self.minor >= units * int(10**self.digits)
 
     def __str__(self) -> str:
         """As people write it: ``12.34 EUR``."""

@@ -1,0 +1,93 @@
+"""The commands put together, and the one place where each error becomes an exit code.
+
+No stack trace reaches a user: what is expected is a sentence and a code, and what is not
+is a fault of ours, which is named, with the way to see more.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final
+
+import typer
+
+from counterfoil import CounterfoilError, __version__
+from counterfoil.cli import events, service
+from counterfoil.cli.demo import commands as demo
+from counterfoil.cli.exits import ExitCode, Failure, failure_of, help_table
+from counterfoil.cli.output import complain, print_line
+
+DEBUG_VARIABLE: Final = "COUNTERFOIL_DEBUG"
+"""Set to anything, a fault of ours shows its stack trace."""
+
+app = typer.Typer(
+    name="counterfoil",
+    help="Shared memory for agents that handle money: write what you decide, only if nothing "
+    "you relied on has changed.\n\n"
+    "`counterfoil demo fraud` shows it at work, `counterfoil dev` starts a service on this "
+    "machine, and `append`, `read` and `tail` talk to it.",
+    epilog=help_table(),
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"counterfoil {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options of the command line itself; the help is that of ``app``."""
+
+
+_PANELS: Final[tuple[tuple[str, tuple[Callable[..., None], ...]], ...]] = (
+    ("The book", (events.append, events.read, events.tail)),
+    ("The service", (service.dev, service.serve, service.migrate, service.recover)),
+)
+for _panel, _commands in _PANELS:
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+app.add_typer(demo.app, name="demo", rich_help_panel="The demo")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. ``None``: the process's own arguments."""
+    try:
+        app(args=arguments, prog_name="counterfoil")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else ExitCode.REFUSED
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Failure as failure:
+        return _report(failure)
+    except CounterfoilError as error:
+        return _report(failure_of(error))
+    except Exception as error:  # noqa: BLE001 - the last net: a sentence instead of a trace
+        return _report_fault(error)
+    return ExitCode.OK
+
+
+def _report(failure: Failure) -> ExitCode:
+    complain(failure.message)
+    return failure.code
+
+
+def _report_fault(error: Exception) -> ExitCode:
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error, file=sys.stderr)
+    complain(
+        f"This is a fault of counterfoil: {type(error).__name__}: {error}\n"
+        f"Please report it. With {DEBUG_VARIABLE}=1 set, the same command shows where."
+    )
+    return ExitCode.FAULT

@@ -1,0 +1,108 @@
+"""What is seen of a run: the progress while it runs, and the table at its end."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from counterfoil.cli.demo import wire
+from counterfoil.cli.demo.schedule import Schedule
+from counterfoil.cli.demo.tally import Outcome, Tally
+from counterfoil.cli.output import remarks, results
+
+MEASURES_SHOWN_MAX = 10
+"""Contradictions that are shown one by one; one fault often has a thousand witnesses."""
+
+
+@contextmanager
+def progress(transactions: int, schedule: Schedule) -> Iterator[Callable[[Tally], None]]:
+    """Bars on standard error; yields what is to be called with the tally of the moment."""
+    columns = (
+        TextColumn("  {task.description:<12}"),
+        BarColumn(bar_width=40),
+        MofNCompleteColumn(),
+    )
+    with Progress(*columns, console=remarks(), transient=True) as bars:
+        rows: list[tuple[TaskID, tuple[str, ...]]] = [
+            (bars.add_task("posted", total=transactions), (wire.POSTED,)),
+            (bars.add_task("scored", total=transactions), (wire.SCORED,)),
+            (bars.add_task("judged", total=transactions), (wire.FLAGGED, wire.CLEARED)),
+            (bars.add_task("decided", total=transactions), (wire.APPROVED, wire.DECLINED)),
+            (bars.add_task("raced", total=len(schedule.gated)), (wire.FLAGGED_LATE,)),
+        ]
+
+        def show(tally: Tally) -> None:
+            for task, kinds in rows:
+                bars.update(task, completed=sum(len(tally[kind]) for kind in kinds))
+
+        yield show
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """The table, the verdict of the check, and whether all three accounts agree."""
+    console = results()
+    console.print(_table(outcome))
+    for line in _verdict(outcome):
+        console.print(line)
+
+
+def _table(outcome: Outcome) -> Table:
+    tally, gated = outcome.tally, len(outcome.schedule.gated)
+    title = f"Run {outcome.run_id}, {'with the guard' if outcome.guarded else 'without the guard'}"
+    table = Table(title=title, title_justify="left", show_header=False, min_width=60)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    rows: list[tuple[str, int, str]] = [
+        ("posted", len(tally[wire.POSTED]), "by the poster"),
+        ("scored", len(tally[wire.SCORED]), "by the scorer: velocity and amount"),
+        ("flagged", len(tally[wire.FLAGGED]), "by the investigator: policy"),
+        ("flagged late", len(tally[wire.FLAGGED_LATE]), "between the approver's read and write"),
+        ("approved", len(tally[wire.APPROVED]), "by the approver"),
+        ("declined", len(tally[wire.DECLINED]), "by the approver"),
+    ]
+    for name, count, remark in rows:
+        table.add_row(name, str(count), remark)
+    table.add_section()
+    table.add_row(
+        Text("refused by a late flag", style="bold green" if outcome.stopped else ""),
+        Text(str(len(tally[wire.REFUSED])), style="bold green" if outcome.stopped else ""),
+        f"of {gated} races" if outcome.guarded else "there was no guard",
+    )
+    table.add_row(
+        Text("approved past a flag", style="bold red" if outcome.slipped else ""),
+        Text(str(len(outcome.slipped)), style="bold red" if outcome.slipped else ""),
+        f"of {gated} races" if outcome.slipped else "",
+    )
+    table.add_section()
+    table.add_row("events", str(tally.events), f"in {outcome.seconds:.1f} s")
+    table.add_row("events per second", f"{outcome.events_per_second:.0f}", "four processes, HTTP")
+    return table
+
+
+def _verdict(outcome: Outcome) -> Iterator[RenderableType]:
+    contradictions = list(outcome.contradictions())
+    found = len(outcome.checked["findings"])
+    if contradictions:
+        yield Text("The accounts of this run do not agree:", style="bold red")
+        for contradiction in contradictions[:MEASURES_SHOWN_MAX]:
+            yield Text(f"  {contradiction}", style="red")
+        if len(contradictions) > MEASURES_SHOWN_MAX:
+            yield Text(f"  and {len(contradictions) - MEASURES_SHOWN_MAX} more", style="red")
+    elif outcome.guarded:
+        yield Text("✓ The check of the book found nothing wrong.", style="bold green")
+        yield Text(
+            f"  All {len(outcome.stopped)} approvals that a late flag overtook were refused, and "
+            "nothing else was. --no-guard shows what happens otherwise."
+        )
+    else:
+        yield Text(
+            f"✗ The check of the book found {found} approvals above a flag.", style="bold red"
+        )
+        yield Text(
+            f"  As was to be expected: all {len(outcome.slipped)} that a late flag overtook slipped "
+            "through, and nothing else did. The guard is the difference."
+        )

@@ -1,0 +1,81 @@
+"""How a command ends: the one table of exit codes, and what each error comes to.
+
+Scripts decide on these numbers, so they are part of the product: none changes its meaning.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+from counterfoil.client import errors
+
+
+class ExitCode(IntEnum):
+    """The codes; ``MEANINGS`` says in words what each stands for."""
+
+    OK = 0
+    REFUSED = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    CONDITION_FAILED = 4
+    OUTCOME_UNKNOWN = 5
+    FAULT = 70
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+MEANINGS: Final[dict[ExitCode, str]] = {
+    ExitCode.OK: "done",
+    ExitCode.REFUSED: "refused by the service, or a check found something wrong",
+    ExitCode.USAGE: "the command was called in a way that cannot work",
+    ExitCode.UNAVAILABLE: "the service or the database cannot be reached, or is too busy",
+    ExitCode.CONDITION_FAILED: "the condition of an append no longer held; nothing was written",
+    ExitCode.OUTCOME_UNKNOWN: "it may have been written: repeat it with the key that was shown",
+    ExitCode.FAULT: "a fault of counterfoil itself",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
+    ExitCode.TERMINATED: "ended by SIGTERM, after stopping in order",
+}
+
+
+class Failure(Exception):
+    """Ends the command with a sentence for the user, and a code for scripts."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.REFUSED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class Misused(Failure):
+    """The command was called in a way that cannot work; nothing has been done."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ExitCode.USAGE)
+
+
+_CODES: Final[tuple[tuple[type[errors.CounterfoilError], ExitCode], ...]] = (
+    (errors.ConditionFailed, ExitCode.CONDITION_FAILED),
+    (errors.OutcomeUnknown, ExitCode.OUTCOME_UNKNOWN),
+    (errors.APIConnectionError, ExitCode.UNAVAILABLE),
+    (errors.ServiceUnavailable, ExitCode.UNAVAILABLE),
+    (errors.RateLimited, ExitCode.UNAVAILABLE),
+    (errors.InternalServerError, ExitCode.UNAVAILABLE),
+    (errors.UnsendableValue, ExitCode.USAGE),
+    (errors.UsageError, ExitCode.USAGE),
+    (errors.CounterfoilError, ExitCode.REFUSED),
+)
+"""The first row whose class fits. More particular classes stand before their bases."""
+
+
+def failure_of(error: errors.CounterfoilError) -> Failure:
+    """What an error of the client comes to on the command line."""
+    code = next(code for kind, code in _CODES if isinstance(error, kind))
+    message = str(error)
+    if isinstance(error, errors.APIConnectionError):
+        message += " `counterfoil dev` starts one on this machine."
+    return Failure(message, code)
+
+
+def help_table() -> str:
+    """The codes as they stand below the help texts, one a line."""
+    lines = [f"{code.value:>3}  {MEANINGS[code]}" for code in ExitCode]
+    return "Exit codes:\n\n" + "\n".join("    " + line for line in lines)

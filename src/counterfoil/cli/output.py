@@ -1,0 +1,139 @@
+"""What the commands print: people's text, or JSON for programs.
+
+Results go to standard output, everything else (progress, remarks, errors) to standard
+error, so that a pipe carries results only. Text that comes from a book is somebody else's:
+it is never read as markup, and characters that could steer a terminal are written out.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+from zlib import crc32
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from counterfoil import Event
+from counterfoil.client import document
+
+
+class Format(StrEnum):
+    """How results are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class _Results(Console):
+    """Standard output; ends the command in silence when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        reader_gone()
+
+
+def results() -> Console:
+    """A console on standard output as it is now (tests replace it)."""
+    return _Results(highlight=False, soft_wrap=True)
+
+
+def remarks() -> Console:
+    """A console on standard error as it is now."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on one line of standard output, numbers digit for digit."""
+    print_line(document.encode(value).decode())
+
+
+def print_line(line: str) -> None:
+    """One line of standard output, at once: whoever reads it may be waiting for it."""
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        reader_gone()
+
+
+def remark(message: str) -> None:
+    """A sentence on standard error."""
+    remarks().print(Text(visible(message)))
+
+
+def complain(message: str) -> None:
+    """An error's sentence on standard error."""
+    remarks().print(Text.assemble(("Error: ", "bold red"), visible(message, keep="\n")))
+
+
+def reader_gone() -> None:
+    """End the command: ``| head`` has seen enough, and that is no error.
+
+    Standard output is pointed at nothing first, or the interpreter would complain when it
+    flushes it at its end.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(0)
+
+
+def visible(text: str, keep: str = "") -> str:
+    """``text`` with every character that prints nothing itself written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in keep else f"\\u{ord(each):04x}" for each in text
+    )
+
+
+# --- Events as lines ------------------------------------------------------------------
+
+_ID_WIDTH: Final = 8
+_AGENT_WIDTH: Final = 16
+_TYPE_WIDTH: Final = 20
+_TIME_WIDTH: Final = 24
+
+_AGENT_STYLES: Final = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan")
+"""An agent keeps its colour from call to call. Red is left for what is wrong."""
+
+
+def event_heading() -> Text:
+    """The headings above events written by ``event_line``."""
+    return Text(
+        f"{'ID':>{_ID_WIDTH}}  {'CREATED (UTC)':<{_TIME_WIDTH}}  {'AGENT':<{_AGENT_WIDTH}}  "
+        f"{'TYPE':<{_TYPE_WIDTH}}  PAYLOAD",
+        style="bold",
+    )
+
+
+def event_line(event: Event, width: int | None = None) -> Text:
+    """One event on one line; cut to ``width`` characters where that is given."""
+    line = Text.assemble(
+        (f"{event.id:>{_ID_WIDTH}}", "bold"),
+        ("  " + moment(event.created_at), "dim"),
+        (f"  {visible(event.agent_name):<{_AGENT_WIDTH}}", agent_style(event.agent_name)),
+        (f"  {visible(event.event_type):<{_TYPE_WIDTH}}", "bold"),
+        f"  {payload_text(event.payload)}",
+        no_wrap=True,
+        overflow="ignore",
+    )
+    if width is not None:
+        line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def moment(time: datetime) -> str:
+    """A time as UTC to the millisecond: ``2026-01-05 08:00:00.123Z``."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+
+
+def payload_text(payload: Mapping[str, Any]) -> str:
+    """A payload as JSON on one line, digit for digit, safe to show."""
+    return visible(document.encode(payload).decode())
+
+
+def agent_style(agent_name: str) -> str:
+    """The colour of an agent, the same in every run."""
+    return _AGENT_STYLES[crc32(agent_name.encode()) % len(_AGENT_STYLES)]

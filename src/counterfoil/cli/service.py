@@ -1,0 +1,365 @@
+"""``dev``, ``serve``, ``migrate`` and ``recover``: the service, from a shell.
+
+Nothing of the service is imported before one of these commands runs: the light
+installation has neither its code's libraries nor PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.text import Text
+
+from counterfoil.cli.exits import ExitCode, Failure, Misused
+from counterfoil.cli.output import Format, print_json, print_line, remark, remarks
+
+if TYPE_CHECKING:
+    from counterfoil.server.core.settings import Settings
+
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")]
+Port = Annotated[
+    int, typer.Option(metavar="PORT", min=0, max=65_535, help="The port; 0 takes a free one.")
+]
+Output = Annotated[
+    Format, typer.Option("-o", "--output", help="Text for people, JSON for programs.")
+]
+
+WORKERS_MAX: Final = 64
+"""More processes than this on one host are a slip of the finger: 64 pools of connections
+are more than a PostgreSQL takes."""
+
+
+def dev(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the embedded PostgreSQL keeps the book. [default: your data folder]",
+        ),
+    ] = None,
+    until_stdin_closes: Annotated[
+        bool,
+        typer.Option(
+            "--until-stdin-closes",
+            help="Also stop when standard input ends: for programs that start a service for "
+            "themselves and must not leave it behind.",
+        ),
+    ] = False,
+) -> None:
+    """Start everything on this machine: PostgreSQL, the book, the service.
+
+    With DATABASE_URL set, that database is used instead of the embedded one. Without
+    API_KEY, calls from this machine need no key, and nothing else may listen.
+
+    When all is ready, one line with the address appears on standard output. Ctrl-C stops
+    everything; what was written stays.
+
+    For example:
+
+        counterfoil dev
+
+        API_KEY=secret counterfoil dev --host 0.0.0.0 --port 8080 --data-dir ./book
+    """
+    if not os.environ.get("API_KEY") and not is_loopback(host):
+        raise Misused(
+            f"On {host} anyone who reaches this machine could write into the book. Set API_KEY "
+            "first (API_KEY=$(openssl rand -hex 24) counterfoil dev …), or leave out --host."
+        )
+    with server_library(), ended_by_signals():
+        from counterfoil.server.core.settings import Settings
+        from counterfoil.server.db.migrations import migrate as migrate_database
+
+        if until_stdin_closes:
+            _stop_when_stdin_closes()
+        with database(data_dir) as (url, place):
+            migrate_database(url)
+            settings = Settings.from_environment(
+                database_url=url,
+                log_format=os.environ.get("COUNTERFOIL_LOG_FORMAT", "console"),
+            )
+            _show_banner(place, key_needed=settings.api_key is not None)
+            _run(settings, host, port, workers=1)
+
+
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=WORKERS_MAX, help="Processes that serve.")
+    ] = 1,
+) -> None:
+    """Start the service for production.
+
+    Needs DATABASE_URL and API_KEY. Does not change the database: run `counterfoil migrate`
+    first. Stops on SIGTERM, after finishing what it has accepted.
+
+    For example:
+
+        DATABASE_URL=postgresql://… API_KEY=… counterfoil serve --host 0.0.0.0 --workers 2
+    """
+    for name in ("DATABASE_URL", "API_KEY"):
+        if not os.environ.get(name):
+            raise Misused(
+                f"{name} is not set, and `counterfoil serve` does not start without it. "
+                "(`counterfoil dev` needs neither.)"
+            )
+    with server_library(), ended_by_signals():
+        from counterfoil.server.core.settings import Settings
+
+        settings = Settings.from_environment()
+        _check_schema(settings)
+        _run(settings, host, port, workers)
+
+
+def migrate(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; end with 1 if there is work to do.")
+    ] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Bring the database at DATABASE_URL to this release's schema.
+
+    Each migration is one transaction, and shown when it is done. The login must own the
+    schema, or be allowed to create it and its roles.
+
+    For example:
+
+        DATABASE_URL=postgresql://owner@… counterfoil migrate --check
+
+        DATABASE_URL=postgresql://owner@… counterfoil migrate
+    """
+    with server_library():
+        from counterfoil.server.db import migrations
+
+        url = _database_url("counterfoil migrate")
+        names = migrations.pending(url) if check else migrations.migrate(url)
+    if output is Format.JSON:
+        print_json({"pending" if check else "applied": names})
+    else:
+        for name in names:
+            print_line(f"{'to do' if check else 'done '}  {name}")
+        if not names:
+            print_line("Nothing to do: the schema is that of this release.")
+    if check and names:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def recover(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of a `counterfoil dev` that is not running."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Give a book that was restored from a backup its new incarnation.
+
+    A restored book uses positions again that others have already read. After this, their
+    cursors, streams and conditions are refused with `book-restored` instead of meaning
+    other events than they did. Run it once, after the restore and before the service
+    starts; never on a book that was not restored: every reader would have to start again.
+
+    For example:
+
+        DATABASE_URL=postgresql://owner@… counterfoil recover
+    """
+    if data_dir is not None and os.environ.get("DATABASE_URL"):
+        raise Misused("DATABASE_URL is set, and --data-dir is given: which of the two is meant?")
+    if data_dir is None:
+        _database_url("counterfoil recover")
+    if not yes:
+        _ask_whether_restored()
+    with server_library(), database(data_dir) as (url, _):
+        from counterfoil.server.log.operations import recover as recover_books
+
+        books = recover_books(url)
+    if output is Format.JSON:
+        print_json([{"book": book, "old": old, "new": new} for book, old, new in books])
+        return
+    for book, old, new in books:
+        print_line(f"Book {book}: the incarnation was {old}, and is now {new}.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on ``host``.
+
+    A name counts only if all that it stands for is loopback.
+    """
+    try:
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host or None, 0)}
+    except OSError:
+        return False
+    return bool(addresses) and all(ipaddress.ip_address(each).is_loopback for each in addresses)
+
+
+@contextlib.contextmanager
+def server_library() -> Iterator[None]:
+    """Turn what the service's parts raise into sentences and exit codes.
+
+    Raises:
+        Failure: instead of any error that a user can do something about.
+    """
+    try:
+        import psycopg
+
+        from counterfoil.server.core.errors import CounterfoilError
+        from counterfoil.server.core.settings import SettingsError
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("counterfoil"):
+            raise
+        raise Misused(
+            f"The service is not installed here ({error.name} is missing). "
+            "Install it with: pip install 'counterfoil[server]'"
+        ) from None
+    try:
+        yield
+    except SettingsError as error:
+        raise Misused(str(error)) from None
+    except CounterfoilError as error:
+        raise Failure(str(error)) from error
+    except psycopg.OperationalError as error:
+        raise Failure(
+            f"The database cannot be reached: {error}".rstrip(), ExitCode.UNAVAILABLE
+        ) from error
+    except psycopg.Error as error:
+        raise Failure(f"The database refused: {error}".rstrip()) from error
+
+
+@contextlib.contextmanager
+def database(data_dir: Path | None) -> Iterator[tuple[str, str]]:
+    """A database to work on, while the block runs: its address, and what to call it.
+
+    That of ``DATABASE_URL`` if it is set, else the embedded one in ``data_dir``.
+    """
+    url = os.environ.get("DATABASE_URL")
+    if url:
+        if data_dir is not None:
+            remark("DATABASE_URL is set and is used; --data-dir is not.")
+        yield url, "the database of DATABASE_URL"
+        return
+    from counterfoil.server.db.embedded import EmbeddedPostgres, default_data_dir
+
+    folder = data_dir or default_data_dir()
+    with EmbeddedPostgres(folder, report=lambda text: remark(f"{text} …")) as server:
+        yield server.url, str(folder.absolute())
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Make SIGTERM unwind the stack, as Ctrl-C does, so that everything is stopped in order."""
+
+    def on_terminate(_number: int, _frame: FrameType | None) -> None:
+        # Once is enough: a second one must not interrupt the stopping.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise typer.Exit(ExitCode.TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(settings: Settings, host: str, port: int, workers: int) -> None:
+    from counterfoil.server.serving import serve as serve_until_stopped
+
+    try:
+        serve_until_stopped(
+            settings,
+            host=host,
+            port=port,
+            workers=workers,
+            on_ready=lambda address: print_line(f"Counterfoil is ready at {address}"),
+        )
+    except OSError as error:
+        raise _explained(error, host, port) from error
+
+
+def _explained(error: OSError, host: str, port: int) -> Exception:
+    """What is wrong with the address; an error of something else as it is."""
+    if error.errno == errno.EADDRINUSE:
+        return Failure(
+            f"Port {port} of {host} is in use. Stop what listens there, or choose another port "
+            "with --port (0 takes a free one).",
+            ExitCode.UNAVAILABLE,
+        )
+    if error.errno == errno.EACCES:
+        return Failure(f"Port {port} needs rights that you do not have. Take one above 1023.")
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return Misused(f"{host} is not an address of this machine.")
+    return error
+
+
+def _check_schema(settings: Settings) -> None:
+    """Refuse a database whose schema is behind. One that is away may come back by itself."""
+    import psycopg
+
+    from counterfoil.server.db.migrations import pending
+
+    url = settings.database_direct_url or settings.database_url
+    try:
+        names = pending(url.get_secret_value())
+    except psycopg.OperationalError as error:
+        remark(f"The database cannot be reached yet; serving 503 until it can. {error}".rstrip())
+        return
+    if names:
+        raise Failure(
+            f"The database's schema is behind this release ({', '.join(names)} to do). "
+            "Run `counterfoil migrate` first."
+        )
+
+
+def _database_url(command: str) -> str:
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        raise Misused(f"DATABASE_URL is not set. `{command}` works on the database it names.")
+    return url
+
+
+def _ask_whether_restored() -> None:
+    if not sys.stdin.isatty():
+        raise Misused("Nobody can be asked here. Give --yes if this book was really restored.")
+    if not typer.confirm(
+        "Was this book restored from a backup, and is no service running on it?", err=True
+    ):
+        raise Failure("Nothing was changed.")
+
+
+def _stop_when_stdin_closes() -> None:
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def _show_banner(place: str, *, key_needed: bool) -> None:
+    rows: list[tuple[str, Any]] = [
+        ("book", Text(place)),
+        (
+            "calls",
+            Text("need the key in API_KEY")
+            if key_needed
+            else Text("need no key: only this machine can make them", style="yellow"),
+        ),
+        ("stop", Text("Ctrl-C")),
+    ]
+    console = remarks()
+    console.print(Text("Counterfoil, for development", style="bold"))
+    for name, value in rows:
+        console.print(Text.assemble((f"  {name:<6}", "dim"), value))
