@@ -1,0 +1,66 @@
+"""Query parameters: text in pairs, judged by the same models as a body."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from counterfoil.server.core.document import parse, pointer_to, quote
+from counterfoil.server.core.errors import FieldError, InputError
+from counterfoil.server.log.fields import Wire
+from counterfoil.server.log.refusals import field_errors, kind_of, refuse
+
+_REPEATABLE: Final = frozenset({"agent", "tag", "type"})
+_WHOLE_NUMBERS: Final = frozenset({"after", "before", "limit", "up_to"})
+_DIGITS: Final = re.compile(r"[0-9]{1,19}")
+
+Parameters = TypeVar("Parameters", bound=Wire)
+
+
+def judged_parameters(model: type[Parameters], parameters: Sequence[tuple[str, str]]) -> Parameters:
+    """Make of the parameters one object, as a body would be, and judge that.
+
+    Raises ``InvalidInput`` with every fault, located in the query.
+    """
+    tree: dict[str, Any] = {}
+    errors: list[FieldError] = []
+    for name, text in parameters:
+        if name in _REPEATABLE:
+            tree.setdefault(name, []).append(text)
+        elif name in tree:
+            sentence = f"The parameter {quote(name)} is given more than once."
+            errors.append(FieldError(pointer_to([name]), sentence, "query"))
+        elif name in _WHOLE_NUMBERS:
+            tree[name] = whole_number(text)
+        elif name == "payload":
+            tree[name] = _judged_object(name, text, errors)
+        else:
+            tree[name] = text
+    try:
+        asked = model.model_validate(tree)
+    except ValidationError as error:
+        raise refuse(errors + field_errors(error, model, "query")) from None
+    if errors:
+        raise refuse(errors)
+    return asked
+
+
+def whole_number(text: str) -> int | str:
+    """The number, if the text is ASCII digits and nothing else; otherwise the text."""
+    return int(text) if _DIGITS.fullmatch(text) else text
+
+
+def _judged_object(name: str, text: str, errors: list[FieldError]) -> dict[str, Any] | None:
+    """The JSON object that a parameter holds; what is wrong with it is added to ``errors``."""
+    try:
+        value = parse(text.encode("utf-8", "surrogatepass"))
+    except InputError as refusal:
+        inner = refusal.errors or [FieldError("", str(refusal))]
+        errors += [FieldError(f"/{name}{e.pointer}", e.message, "query") for e in inner]
+        return None
+    if isinstance(value, dict):
+        return value
+    sentence = f"`{name}` must be a JSON object; this is {kind_of(value)}."
+    errors.append(FieldError(f"/{name}", sentence, "query"))
+    return None

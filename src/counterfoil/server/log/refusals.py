@@ -1,0 +1,164 @@
+"""What pydantic found wrong, in sentences for the caller.
+
+Pydantic says what it checked; a caller wants to know what is required, what was sent
+instead, and what to do. One table holds what each field must be, and one function says
+what was found in its place. No value is shown but short and printable ones.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from counterfoil.server.core import limits
+from counterfoil.server.core.document import pointer_to, quote
+from counterfoil.server.core.errors import FieldError, InvalidInput, Location
+from counterfoil.server.log.fields import REFUSAL, known_fields
+
+_NAME: Final = f"a string of 1 to {limits.NAME_CHARACTERS_MAX} characters"
+_NAMES: Final = f"a list of at most {limits.QUERY_ITEM_VALUES_MAX} names"
+_TAGS: Final = f"a list of at most {limits.TAGS_MAX} tags"
+_EVENT_ID: Final = f"a whole number from 1 to {limits.POSITION_MAX}"
+_POSITION: Final = f"a whole number from 0 to {limits.POSITION_MAX}"
+_QUERY: Final = f"a list of 1 to {limits.QUERY_ITEMS_MAX} query items"
+
+_REQUIRED: Final[Mapping[str, str]] = {
+    "after": _POSITION,
+    "agent": _NAMES,
+    "agent_name": _NAME,
+    "agents": _NAMES,
+    "before": _EVENT_ID,
+    "caused_by": f"a list of at most {limits.CAUSES_MAX} ids of events",
+    "condition": "an object with `fail_if`; leave it out to append without one",
+    "context": "an object",
+    "cursor": "a string: the `next` of the page before",
+    "event_type": _NAME,
+    "events": f"a list of 1 to {limits.BATCH_EVENTS_MAX} events",
+    "fail_if": _QUERY,
+    "incarnation": "a string: the UUID in the header `Counterfoil-Incarnation` of a read",
+    "limit": f"a whole number from 1 to {limits.PAGE_EVENTS_MAX}",
+    "occurred_at": "a string: a time as in RFC 3339",
+    "order": "`asc` or `desc`",
+    "payload": "an object",
+    "query": _QUERY,
+    "tag": _TAGS,
+    "tags": _TAGS,
+    "type": _NAMES,
+    "types": _NAMES,
+    "up_to": _POSITION,
+}
+"""What a field must be, to follow "must be". A test holds it against the models."""
+
+_REQUIRED_IN: Final[Mapping[str, str]] = {
+    "agent": _NAME,
+    "agents": _NAME,
+    "caused_by": _EVENT_ID,
+    "events": "an object",
+    "fail_if": "an object with `types`, `agents` or `tags`",
+    "query": "an object with `types`, `agents` or `tags`",
+    "tag": "a string",
+    "tags": "a string",
+    "type": _NAME,
+    "types": _NAME,
+}
+"""What each entry of a list must be."""
+
+
+def field_errors(
+    error: ValidationError, root: type[BaseModel], location: Location = "body"
+) -> list[FieldError]:
+    """Every fault that pydantic found, at its pointer. ``root`` is the model that judged."""
+    return [
+        FieldError(pointer_to(details["loc"]), _sentence(details, root, location), location)
+        for details in error.errors(include_url=False)
+    ]
+
+
+def refuse(errors: list[FieldError]) -> InvalidInput:
+    """One refusal for all of ``errors`` (at least one); it names ``FIELD_ERRORS_MAX`` of them."""
+    message = errors[0].message
+    if len(errors) > 1:
+        message = f"{len(errors)} things are wrong. The first: {message}"
+    return InvalidInput(message, errors[: limits.FIELD_ERRORS_MAX])
+
+
+def not_an_object(value: object) -> InvalidInput:
+    """The refusal of a body that is JSON, but not an object."""
+    return refuse([FieldError("", f"The body must be a JSON object; this is {kind_of(value)}.")])
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words."""
+    return _KINDS.get(type(value), "an object")
+
+
+_KINDS: Final[Mapping[type, str]] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    Decimal: "a number with a fraction or an exponent",
+    str: "a string",
+    list: "a list",
+}
+
+
+def _sentence(details: ErrorDetails, root: type[BaseModel], location: Location) -> str:
+    fault, path, value = details["type"], details["loc"], details["input"]
+    if fault == REFUSAL:
+        return details["msg"]
+    *around, last = path
+    if fault == "extra_forbidden":
+        noun = "parameter" if location == "query" else "field"
+        known = known_fields(_model_at(root, around))
+        return f"There is no {noun} {quote(str(last))} here; known {noun}s: {known}."
+    if fault == "missing":
+        return f"`{last}` is missing. It must be {_REQUIRED[str(last)]}."
+    if fault == "int_type" and location == "query":
+        # All parameters are text: what matters is which.
+        found = f"this is {quote(str(value))}"
+    else:
+        found = _FOUND.get(fault, _is_another_kind)(value)
+    if isinstance(last, int):
+        name = str(around[-1])
+        return f"Each of `{name}` must be {_REQUIRED_IN[name]}; {found}."
+    return f"`{last}` must be {_REQUIRED[last]}; {found}."
+
+
+def _is_another_kind(value: object) -> str:
+    return f"this is {kind_of(value)}"
+
+
+_FOUND: Final[Mapping[str, Callable[[Any], str]]] = {
+    "greater_than_equal": lambda value: f"this is {quote(str(value))}",
+    "less_than_equal": lambda value: f"this is {quote(str(value))}",
+    "literal_error": lambda value: f"this is {quote(str(value))}",
+    "string_pattern_mismatch": lambda value: (
+        "this one holds a control character"
+        if value == value.strip()
+        else "this one begins or ends with white space"
+    ),
+    "string_too_long": lambda value: f"this one has {len(value)}",
+    "string_too_short": lambda _: "this one is empty",
+    "string_unicode": lambda _: "this one is not Unicode text",
+    "too_long": lambda value: f"this one has {len(value)}",
+    "too_short": lambda _: "this one is empty",
+}
+"""What was found in the place of what must be, by pydantic's type of error. All others say
+that the value is of another kind."""
+
+
+def _model_at(root: type[BaseModel], path: Iterable[str | int]) -> type[BaseModel]:
+    """The model whose fields stand at ``path``."""
+    model = root
+    for name in path:
+        if isinstance(name, str):
+            model = _model_in(model.model_fields[name].annotation) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
