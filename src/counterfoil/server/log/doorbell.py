@@ -40,11 +40,9 @@ class Ringer:
             self._task = asyncio.create_task(self._run(), name="doorbell ringer")
 
     async def close(self) -> None:
-        """Stop; what was not rung yet is found by polling."""
+        """Wait for the last ring. Nothing may be written any more."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         try:

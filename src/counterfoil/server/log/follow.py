@@ -198,11 +198,15 @@ class _Feed:
         self._bell.set()
 
     def end(self) -> None:
-        """End every stream and stop reading."""
+        """End every stream, and stop reading after what is being read now."""
         self.ended = True
-        self._task.cancel()
+        self._bell.set()
         for stream in self._streams:
             stream.wake()
+
+    async def stopped(self) -> None:
+        """Wait for the feed's last read to be over."""
+        await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         try:
@@ -226,7 +230,7 @@ class _Feed:
         if head.incarnation != self._incarnation:
             self.end()
             return
-        while self.position < head.position:
+        while self.position < head.position and not self.ended:
             events = await self.store.feed(
                 self.tenant_id, after=self.position, up_to=head.position, limit=_FEED_PAGE_EVENTS
             )
@@ -292,8 +296,14 @@ class Followers:
         feed.enter(stream)
         return stream
 
-    def close(self) -> None:
+    def closing(self) -> None:
         """End every stream, at once and for good."""
         self._closing = True
         for feed in self._feeds.values():
             feed.end()
+
+    async def close(self) -> None:
+        """End every stream, and wait until nothing reads for them any more."""
+        self.closing()
+        for feed in self._feeds.values():
+            await feed.stopped()

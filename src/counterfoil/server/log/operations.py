@@ -129,11 +129,11 @@ class Log:
 
     def closing(self) -> None:
         """The process is about to stop: end the live streams, so that nothing waits for them."""
-        self._followers.close()
+        self._followers.closing()
 
     async def close(self) -> None:
         """Finish what was accepted, then let go of the database."""
-        self.closing()
+        await self._followers.close()
         await self._writer.close()
         await self._listener.close()
         await self._ringer.close()
