@@ -61,6 +61,8 @@ class StreamItem(NamedTuple):
 class Stream:
     """One live reader. Iterate over it; it ends when the service stops or the book changes.
 
+    It is fed until its iterator is closed, so whoever opens a stream must begin to iterate.
+
     ``head`` and ``incarnation`` are what the book showed when the stream was opened.
     """
 
@@ -97,32 +99,31 @@ class Stream:
         """There is news, or the end. Called by the feed."""
         self._news.set()
 
-    def close(self) -> None:
-        """Leave the feed. Whoever opened a stream calls this, read or unread; twice is fine."""
-        self._feed.leave(self)
-
     async def __aiter__(self) -> AsyncIterator[StreamItem]:
         """Deliver what matches, in order, with a heartbeat at the start and while it is quiet.
 
         Raises:
             DatabaseUnavailable, ReadTooSlow: a stream that is behind cannot read on.
         """
-        yield self._heartbeat()
-        while not self._feed.ended:
-            self._news.clear()
-            if self._buffer:
-                self._position, text = self._buffer.popleft()
-                self._buffered_bytes -= len(text)
-                yield StreamItem(self._position, self.incarnation, text)
-            elif self._joined:
-                self._position = self._offered_to
-                if not await self._news_within(limits.STREAM_HEARTBEAT_SECONDS):
-                    yield self._heartbeat()
-            else:
-                # Behind: what was offered while it was joined counts as read.
-                self._position = max(self._position, self._offered_to)
-                async for item in self._read_on():
-                    yield item
+        try:
+            yield self._heartbeat()
+            while not self._feed.ended:
+                self._news.clear()
+                if self._buffer:
+                    self._position, text = self._buffer.popleft()
+                    self._buffered_bytes -= len(text)
+                    yield StreamItem(self._position, self.incarnation, text)
+                elif self._joined:
+                    self._position = self._offered_to
+                    if not await self._news_within(limits.STREAM_HEARTBEAT_SECONDS):
+                        yield self._heartbeat()
+                else:
+                    # Behind: what was offered while it was joined counts as read.
+                    self._position = max(self._position, self._offered_to)
+                    async for item in self._read_on():
+                        yield item
+        finally:
+            self._feed.leave(self)
 
     async def _read_on(self) -> AsyncIterator[StreamItem]:
         """Deliver from the table up to its end, then join the feed, or wait for it to move."""
