@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "counterfoil-setup.json"
-MIGRATIONS = ROOT / "src" / "counterfoil" / "server" / "db" / "migrations"
+MIGRATIONS = ROOT / "src" / "counterfoil" / "server" / "db" / "schema" / "migrations"
 
 PYTHON_MIN = (3, 11)
 PIP_MIN = (22, 3)  # the first that installs into another environment (--python)
