@@ -251,7 +251,11 @@ def _judged(
     condition: Condition | None,
 ) -> AppendRequest:
     errors: list[FieldError] = []
-    document["events"] = [_event_document(event, path, errors) for path, event in events]
+    documents = document["events"] = []
+    for path, event in events:
+        documents.append(_event_document(event, path, errors))
+        if len(errors) >= limits.FIELD_ERRORS_MAX:
+            break
     if errors:
         raise refuse(errors)
     if condition is not None:
@@ -331,6 +335,8 @@ def _judged_payload(
     for field, tag in derived_tags(payload):
         if fault := derived_tag_fault(field, tag):
             errors.append(FieldError(pointer_to((*path, "payload", field)), fault))
+            if len(errors) >= limits.FIELD_ERRORS_MAX:
+                break
         tags.add(tag)
     return encoded, tags
 

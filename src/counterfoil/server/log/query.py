@@ -19,7 +19,7 @@ from counterfoil.server.core import limits
 from counterfoil.server.core.document import encode, parse, quote
 from counterfoil.server.core.errors import FieldError, Location
 from counterfoil.server.log.cursor import QUERY_DIGEST_BYTES, Cursor, refused_cursor
-from counterfoil.server.log.fields import REFUSAL, EventId, Names, Position, Tags, Wire
+from counterfoil.server.log.fields import REFUSAL, EventId, Name, Names, Position, Tags, Wire
 from counterfoil.server.log.parameters import judged_parameters, whole_number
 from counterfoil.server.log.refusals import field_errors, not_an_object, refuse
 
@@ -178,6 +178,12 @@ class LatestParameters(Wire):
     before: Annotated[EventId | None, Field(description="Only events below this id.")] = None
 
 
+class AgentPath(Wire):
+    """The path of ``GET /agent-events/{agent_name}``."""
+
+    agent_name: Annotated[Name, Field(description="Whose events.", examples=["fraud_agent"])]
+
+
 # --- Judged -----------------------------------------------------------------------
 
 
@@ -334,6 +340,17 @@ def judge_latest_parameters(parameters: Sequence[tuple[str, str]]) -> tuple[int,
     """``GET /agent-events/{agent_name}``: its limit, and the exclusive upper bound."""
     asked = judged_parameters(LatestParameters, parameters)
     return asked.limit, asked.before
+
+
+def judge_agent_name(text: str) -> str:
+    """The ``{agent_name}`` of ``GET /agent-events/{agent_name}``. Raises ``InvalidInput``.
+
+    What no event can bear as its agent's name is refused, and not answered with an empty list.
+    """
+    try:
+        return AgentPath(agent_name=text).agent_name
+    except ValidationError as error:
+        raise refuse(field_errors(error, AgentPath, "path")) from None
 
 
 def judge_event_id(text: str) -> int:

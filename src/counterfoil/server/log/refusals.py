@@ -69,19 +69,24 @@ _REQUIRED_IN: Final[Mapping[str, str]] = {
 def field_errors(
     error: ValidationError, root: type[BaseModel], location: Location = "body"
 ) -> list[FieldError]:
-    """Every fault that pydantic found, at its pointer. ``root`` is the model that judged."""
+    """What pydantic found wrong, each at its pointer, ``FIELD_ERRORS_MAX`` at most.
+
+    ``root`` is the model that judged.
+    """
     return [
         FieldError(pointer_to(details["loc"]), _sentence(details, root, location), location)
-        for details in error.errors(include_url=False)
+        for details in error.errors(include_url=False)[: limits.FIELD_ERRORS_MAX]
     ]
 
 
 def refuse(errors: list[FieldError]) -> InvalidInput:
     """One refusal for all of ``errors`` (at least one); it names ``FIELD_ERRORS_MAX`` of them."""
-    message = errors[0].message
-    if len(errors) > 1:
-        message = f"{len(errors)} things are wrong. The first: {message}"
-    return InvalidInput(message, errors[: limits.FIELD_ERRORS_MAX])
+    named = errors[: limits.FIELD_ERRORS_MAX]
+    message = named[0].message
+    if len(named) > 1:
+        at_least = "At least " if len(named) == limits.FIELD_ERRORS_MAX else ""
+        message = f"{at_least}{len(named)} things are wrong. The first: {message}"
+    return InvalidInput(message, named)
 
 
 def not_an_object(value: object) -> InvalidInput:
