@@ -83,7 +83,7 @@ class Service:
             raise AssertionError(f"the service does not stop:\n{self.log}") from None
 
 
-def start_service(  # noqa: PLR0913 - each may be wished for
+def start_service(
     database_url: str,
     log: Path,
     *,
@@ -93,9 +93,7 @@ def start_service(  # noqa: PLR0913 - each may be wished for
     environment: Mapping[str, str] | None = None,
 ) -> Service:
     """Start a service without waiting for it; whoever calls ends it."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(_OURS)
-    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     given = {"DATABASE_URL": database_url, **({"API_KEY": api_key} if api_key else {})}
     arguments = ["-m", "tests.support.service_process", "127.0.0.1", str(port), str(workers)]
     with log.open("w") as errors:
@@ -112,7 +110,7 @@ def start_service(  # noqa: PLR0913 - each may be wished for
 
 
 @contextmanager
-def running_service(  # noqa: PLR0913 - each may be wished for
+def running_service(
     database_url: str,
     *,
     api_key: str | None = None,

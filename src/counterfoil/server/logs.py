@@ -46,7 +46,7 @@ def set_up(log_format: LogFormat, log_level: LogLevel) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(log_level.upper())
-    # uvicorn tells of every connection at this level; requests are logged by ourselves.
-    logging.getLogger("uvicorn.access").disabled = True
-    for chatty in ("asyncio", "psycopg.pool", "uvicorn.error"):
+    # The pool tells of each connection that it lends, which would be several lines a request.
+    logging.getLogger("psycopg.pool").setLevel(max(logging.WARNING, root.level))
+    for chatty in ("asyncio", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.INFO, root.level))

@@ -6,6 +6,7 @@ parsed or built on its way out, so that no number in a payload changes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -26,7 +27,7 @@ from counterfoil.server.api.requests import (
     the_log,
 )
 from counterfoil.server.core import limits
-from counterfoil.server.core.errors import FieldError, InvalidInput
+from counterfoil.server.core.errors import FieldError, InputError, InvalidInput
 from counterfoil.server.log.fields import Name
 from counterfoil.server.log.model import (
     judge_append,
@@ -122,7 +123,13 @@ async def latest(request: Request) -> Response:
 @router.get("/events", **openapi.LIST)
 async def list_events(request: Request) -> Response:
     """Read a page of what matches the parameters."""
-    return await _page(request, judge_read_parameters(query_parameters(request)))
+    asked = judge_read_parameters(query_parameters(request))
+    try:
+        return await _page(request, asked)
+    except InputError as error:
+        # The log knows the fields of a read, not which door they came through.
+        in_query = [replace(field, location="query") for field in error.errors]
+        raise type(error)(str(error), in_query) from None
 
 
 @router.post("/events/query", **openapi.QUERY)

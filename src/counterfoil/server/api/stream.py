@@ -24,12 +24,13 @@ import structlog
 from fastapi import APIRouter
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from counterfoil.server.api import openapi
 from counterfoil.server.api.requests import header, principal, query_parameters, the_log
 from counterfoil.server.core import limits
-from counterfoil.server.core.errors import Unavailable
+from counterfoil.server.core.errors import AfterAboveHead, FieldError, Location, Unavailable
 from counterfoil.server.log.follow import StreamItem
 from counterfoil.server.log.query import judge_last_event_id, judge_stream_parameters
 
@@ -70,18 +71,26 @@ class EventStream(EventSourceResponse):
             await self._content.aclose()
 
 
-@router.get("/events/stream", response_class=EventSourceResponse, **openapi.STREAM)
+# Not response_class=EventSourceResponse: with it FastAPI takes whatever is returned for a
+# generator, and has begun its answer before the log could refuse.
+@router.get("/events/stream", response_class=StreamingResponse, **openapi.STREAM)
 async def stream_events(request: Request) -> EventStream:
     """Follow what matches the parameters, live."""
     filters, after = judge_stream_parameters(query_parameters(request))
     resumed = judge_last_event_id(header(request, "Last-Event-ID"))
     incarnation: str | None = None
+    source: tuple[str, Location] = ("/after", "query")
     if resumed is not None:
         # The address still holds the `after` of the first connection; this is newer.
         incarnation, after = resumed
-    stream = await the_log(request).follow(
-        principal(request).tenant_id, filters, after=after, incarnation=incarnation
-    )
+        source = ("/Last-Event-ID", "header")
+    try:
+        stream = await the_log(request).follow(
+            principal(request).tenant_id, filters, after=after, incarnation=incarnation
+        )
+    except AfterAboveHead as error:
+        pointer, location = source
+        raise AfterAboveHead(str(error), [FieldError(pointer, str(error), location)]) from None
     written = _written(aiter(stream))
     # A generator that never started would not run its `finally`, and keep its place for ever.
     # The first thing it yields is there at once.
