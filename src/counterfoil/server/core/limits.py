@@ -86,6 +86,10 @@ PAGE_EVENTS_MAX: Final = 1_000
 PAGE_EVENTS_DEFAULT: Final = 100
 """Events of a page when the caller does not say."""
 
+PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Events of one page together, as written out: a thousand at their limit would be 256 MiB.
+A page that reaches it ends early; its cursor goes on from there."""
+
 LATEST_EVENTS_DEFAULT: Final = 20
 """Events of an agent's latest list when the caller does not say."""
 
@@ -152,6 +156,12 @@ CONNECTION_WAIT_SECONDS_MAX: Final = 3.0
 
 STREAM_SUBSCRIBERS_MAX: Final = 1_000
 """Live subscribers of one process."""
+
+STREAM_PAGE_EVENTS: Final = 500
+"""Events that a stream which is behind, or the feed of all streams, reads at once."""
+
+STREAM_PAGE_BYTES_MAX: Final = 1024 * 1024
+"""Bytes of those events; each stream that is behind may hold so many."""
 
 STREAM_BUFFER_EVENTS_MAX: Final = 1_000
 """Events held for one slow subscriber; beyond, it is sent back to reading the table."""

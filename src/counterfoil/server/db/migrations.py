@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Final, LiteralString, cast
+from typing import Final, LiteralString
 
 import psycopg
 
@@ -57,7 +57,7 @@ def all_migrations() -> tuple[Migration, ...]:
     found: list[Migration] = []
     for file in folder.iterdir():
         if (match := _FILE_NAME.match(file.name)) is not None:
-            sql = cast("LiteralString", file.read_text(encoding="utf-8"))
+            sql: LiteralString = file.read_text(encoding="utf-8")
             found.append(Migration(int(match["version"]), match["name"], sql))
     found.sort(key=lambda migration: migration.version)
     invariant(

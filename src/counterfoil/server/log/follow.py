@@ -32,7 +32,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
@@ -42,9 +42,6 @@ from counterfoil.server.log.query import ReadRequest, matches
 from counterfoil.server.log.store import FedEvent, Store
 
 _log = structlog.get_logger(__name__)
-
-_FEED_PAGE_EVENTS: Final = 500
-"""Events that the feed, or a stream that is behind, reads at once."""
 
 
 class StreamItem(NamedTuple):
@@ -133,7 +130,8 @@ class Stream:
             payload=self._filters.payload_document,
             after=self._position,
             up_to=limits.POSITION_MAX,
-            limit=_FEED_PAGE_EVENTS,
+            limit=limits.STREAM_PAGE_EVENTS,
+            bytes_max=limits.STREAM_PAGE_BYTES_MAX,
             newest_first=False,
         )
         if page.incarnation != self.incarnation:
@@ -142,7 +140,7 @@ class Stream:
         for position, text in zip(page.positions, page.texts, strict=True):
             self._position = self._offered_to = position
             yield StreamItem(position, self.incarnation, text)
-        if len(page.positions) == _FEED_PAGE_EVENTS:
+        if page.found == limits.STREAM_PAGE_EVENTS or page.found > len(page.positions):
             return
         # All that matches up to this page's head has been read. From here to the joining
         # there is no await, so the feed cannot move in between.
@@ -233,7 +231,11 @@ class _Feed:
             return
         while self.position < head.position and not self.ended:
             events = await self.store.feed(
-                self.tenant_id, after=self.position, up_to=head.position, limit=_FEED_PAGE_EVENTS
+                self.tenant_id,
+                after=self.position,
+                up_to=head.position,
+                limit=limits.STREAM_PAGE_EVENTS,
+                bytes_max=limits.STREAM_PAGE_BYTES_MAX,
             )
             for event in events:
                 tags = frozenset(event.tags)

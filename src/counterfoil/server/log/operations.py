@@ -169,9 +169,26 @@ class Log:
     async def latest(
         self, tenant_id: int, agent_name: str, *, limit: int, before: int | None
     ) -> Texts:
-        """The last events of one agent, newest first, below ``before`` if it is given."""
-        up_to = limits.POSITION_MAX if before is None else before - 1
-        head, texts = await self._store.latest(tenant_id, agent_name, up_to=up_to, limit=limit)
+        """The last events of one agent, newest first, below ``before`` if it is given.
+
+        Raises:
+            InvalidInput: together they are longer than ``PAGE_BYTES_MAX``. A list that ended
+                early would pass for all that there is.
+            DatabaseUnavailable, ReadTooSlow
+        """
+        head, texts, found = await self._store.latest(
+            tenant_id,
+            agent_name,
+            up_to=limits.POSITION_MAX if before is None else before - 1,
+            limit=limit,
+            bytes_max=limits.PAGE_BYTES_MAX,
+        )
+        if found > len(texts):
+            message = (
+                f"These events are longer than {limits.PAGE_BYTES_MAX:,} bytes together. Ask for "
+                f"at most {len(texts)} of them, and for the others by `before`."
+            )
+            raise InvalidInput(message, [FieldError("/limit", message, "query")])
         return Texts(incarnation=head.incarnation, head=head.position, events=texts)
 
     async def page(self, tenant_id: int, read: ReadRequest) -> Page:
@@ -200,6 +217,7 @@ class Log:
             after=after,
             up_to=below,
             limit=read.limit + 1,
+            bytes_max=limits.PAGE_BYTES_MAX,
             newest_first=read.newest_first,
         )
         if cursor is None:
@@ -219,16 +237,20 @@ class Log:
                     [FieldError("/cursor", "is not a cursor of this book")],
                 )
             head = cursor.head
-        has_more = len(shown.texts) > read.limit
+        texts = shown.texts[: read.limit]
+        has_more = shown.found > len(texts)
+        cursor_next = (
+            read.cursor_at(
+                incarnation=shown.incarnation, head=head, position=shown.positions[len(texts) - 1]
+            ).encode()
+            if has_more
+            else None
+        )
         return Page(
             incarnation=shown.incarnation,
             head=head,
-            events=shown.texts[: read.limit],
-            next=read.cursor_at(
-                incarnation=shown.incarnation, head=head, position=shown.positions[read.limit - 1]
-            ).encode()
-            if has_more
-            else None,
+            events=texts,
+            next=cursor_next,
             has_more=has_more,
         )
 

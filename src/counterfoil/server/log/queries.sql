@@ -17,9 +17,10 @@ where b.tenant_id = %(tenant_id)s::integer;
 
 -- name: page
 -- One page of what matches, between two positions, from either end. `up_to` is the head
--- of the first page on all later ones, so that they show nothing above it. One event more
--- than the page holds is asked for, to know whether there is more.
-select b.incarnation, b.head, shown.position, shown.text
+-- of the first page on all later ones, so that they show nothing above it. Of what was
+-- found it shows what fits into `bytes_max`, and at least one event: `found` tells the
+-- caller how much there was.
+select b.incarnation, b.head, shown.position, shown.text, shown.found
 from (
     select b.tenant_id, b.incarnation::text as incarnation,
            coalesce((select e.position from counterfoil.events e where e.tenant_id = b.tenant_id
@@ -28,18 +29,24 @@ from (
     where b.tenant_id = %(tenant_id)s::integer
 ) as b
 left join lateral (
-    select e.position, counterfoil.event_text(e) as text
-    from counterfoil.matching_v1(
-        b.tenant_id, %(query)s::jsonb, %(payload)s::jsonb, %(after)s::bigint,
-        least(b.head, %(up_to)s::bigint), %(limit)s::integer, %(newest_first)s::boolean
-    ) as m (position)
-    join counterfoil.events e on e.tenant_id = b.tenant_id and e.position = m.position
-) as shown on true
-order by case when %(newest_first)s::boolean then -shown.position else shown.position end;
+    select measured.*, count(*) over () as found,
+           sum(measured.bytes) over (order by measured.nth) - measured.bytes as bytes_before
+    from (
+        select e.position, t.text, octet_length(t.text) as bytes, m.nth
+        from counterfoil.matching_v1(
+            b.tenant_id, %(query)s::jsonb, %(payload)s::jsonb, %(after)s::bigint,
+            least(b.head, %(up_to)s::bigint), %(limit)s::integer, %(newest_first)s::boolean
+        ) with ordinality as m (position, nth)
+        join counterfoil.events e on e.tenant_id = b.tenant_id and e.position = m.position
+        cross join lateral (select counterfoil.event_text(e) as text offset 0) as t
+    ) as measured
+) as shown on shown.bytes_before < %(bytes_max)s::bigint
+order by shown.nth;
 
 -- name: latest
--- The tutorial's list: an agent's last events, newest first, in its five fields.
-select b.incarnation, b.head, shown.text
+-- The tutorial's list: an agent's last events, newest first, in its five fields; measured
+-- as `page` is.
+select b.incarnation, b.head, shown.text, shown.found
 from (
     select b.tenant_id, b.incarnation::text as incarnation,
            coalesce((select e.position from counterfoil.events e where e.tenant_id = b.tenant_id
@@ -48,18 +55,23 @@ from (
     where b.tenant_id = %(tenant_id)s::integer
 ) as b
 left join lateral (
-    select e.position,
-           '{"id":' || e.position
-           || ',"agent_name":' || to_json(e.agent_name)
-           || ',"event_type":' || to_json(e.event_type)
-           || ',"payload":' || coalesce(e.payload::text, 'null')
-           || ',"created_at":"' || counterfoil.time_text(e.created_at) || '"}' as text
-    from counterfoil.events e
-    where e.tenant_id = b.tenant_id and e.agent_name = %(agent_name)s::text
-      and e.position <= %(up_to)s::bigint
-    order by e.position desc
-    limit %(limit)s::integer
-) as shown on true
+    select last.*, count(*) over () as found,
+           sum(octet_length(last.text)) over (order by last.position desc)
+               - octet_length(last.text) as bytes_before
+    from (
+        select e.position,
+               '{"id":' || e.position
+               || ',"agent_name":' || to_json(e.agent_name)
+               || ',"event_type":' || to_json(e.event_type)
+               || ',"payload":' || coalesce(e.payload::text, 'null')
+               || ',"created_at":"' || counterfoil.time_text(e.created_at) || '"}' as text
+        from counterfoil.events e
+        where e.tenant_id = b.tenant_id and e.agent_name = %(agent_name)s::text
+          and e.position <= %(up_to)s::bigint
+        order by e.position desc
+        limit %(limit)s::integer
+    ) as last
+) as shown on shown.bytes_before < %(bytes_max)s::bigint
 order by shown.position desc;
 
 -- name: one
@@ -87,12 +99,22 @@ order by e.position;
 
 -- name: feed
 -- What is new, once for all live readers: beside each event's text, what their filters ask.
-select e.position, e.agent_name, e.event_type, e.tags, counterfoil.event_text(e)
-from counterfoil.events e
-where e.tenant_id = %(tenant_id)s::integer
-  and e.position > %(after)s::bigint and e.position <= %(up_to)s::bigint
-order by e.position
-limit %(limit)s::integer;
+select fed.position, fed.agent_name, fed.event_type, fed.tags, fed.text
+from (
+    select next.*,
+           sum(octet_length(next.text)) over (order by next.position)
+               - octet_length(next.text) as bytes_before
+    from (
+        select e.position, e.agent_name, e.event_type, e.tags, counterfoil.event_text(e) as text
+        from counterfoil.events e
+        where e.tenant_id = %(tenant_id)s::integer
+          and e.position > %(after)s::bigint and e.position <= %(up_to)s::bigint
+        order by e.position
+        limit %(limit)s::integer
+    ) as next
+) as fed
+where fed.bytes_before < %(bytes_max)s::bigint
+order by fed.position;
 
 -- name: ring
 -- Tells the other processes that a book has grown. Never inside the append: the commit of

@@ -56,12 +56,17 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What one read saw: the head of its snapshot, and the events with their positions."""
+    """What one read saw: the head of its snapshot, and the events with their positions.
+
+    ``found`` counts what matched, up to the limit asked for; more than are shown where
+    they did not fit into the bytes allowed.
+    """
 
     incarnation: str
     head: int
     positions: tuple[int, ...]
     texts: tuple[str, ...]
+    found: int
 
 
 class FedEvent(NamedTuple):
@@ -135,11 +140,13 @@ class Store:
         after: int,
         up_to: int,
         limit: int,
+        bytes_max: int,
         newest_first: bool,
     ) -> Shown:
         """What matches in ``after < position <= up_to``, at most ``limit`` from one end.
 
         Args:
+            bytes_max: after so many bytes of text no further event is shown.
             query: a query's items as JSON; None matches every event.
             payload: a JSON object that the payload must contain, or None.
         """
@@ -152,27 +159,40 @@ class Store:
                 "after": after,
                 "up_to": up_to,
                 "limit": limit,
+                "bytes_max": bytes_max,
                 "newest_first": newest_first,
             },
         )
-        incarnation, head, *_ = cast("tuple[str, int, int | None, str | None]", _first(rows))
-        found = [cast("tuple[str, int, int, str]", row) for row in rows if row[2] is not None]
+        incarnation, head, *_ = cast("tuple[str, int]", _first(rows)[:2])
+        found = [cast("tuple[str, int, int, str, int]", row) for row in rows if row[2] is not None]
         return Shown(
             incarnation=incarnation,
             head=head,
             positions=tuple(row[2] for row in found),
             texts=tuple(row[3] for row in found),
+            found=found[0][4] if found else 0,
         )
 
     async def latest(
-        self, tenant_id: int, agent_name: str, *, up_to: int, limit: int
-    ) -> tuple[Head, tuple[str, ...]]:
-        """The last events of one agent at or below ``up_to``, newest first, in five fields."""
+        self, tenant_id: int, agent_name: str, *, up_to: int, limit: int, bytes_max: int
+    ) -> tuple[Head, tuple[str, ...], int]:
+        """The last events of one agent at or below ``up_to``, newest first, in five fields.
+
+        Returns the head, the texts, and how many events there were to show: more than the
+        texts where those are ``bytes_max`` long.
+        """
         rows = await self._read(
             "latest",
-            {"tenant_id": tenant_id, "agent_name": agent_name, "up_to": up_to, "limit": limit},
+            {
+                "tenant_id": tenant_id,
+                "agent_name": agent_name,
+                "up_to": up_to,
+                "limit": limit,
+                "bytes_max": bytes_max,
+            },
         )
-        return _head_and_texts(rows)
+        head, texts = _head_and_texts(rows)
+        return head, texts, cast("int", rows[0][3]) if texts else 0
 
     async def one(self, tenant_id: int, position: int) -> tuple[Head, tuple[str, ...]]:
         """The event at ``position``: one text or none."""
@@ -186,10 +206,19 @@ class Store:
         )
         return tuple(cast("str", text) for (text,) in rows)
 
-    async def feed(self, tenant_id: int, *, after: int, up_to: int, limit: int) -> list[FedEvent]:
+    async def feed(
+        self, tenant_id: int, *, after: int, up_to: int, limit: int, bytes_max: int
+    ) -> list[FedEvent]:
         """The next events above ``after``, whatever they are, for the live readers."""
         rows = await self._read(
-            "feed", {"tenant_id": tenant_id, "after": after, "up_to": up_to, "limit": limit}
+            "feed",
+            {
+                "tenant_id": tenant_id,
+                "after": after,
+                "up_to": up_to,
+                "limit": limit,
+                "bytes_max": bytes_max,
+            },
         )
         return [FedEvent(*cast("tuple[int, str, str, list[str], str]", row)) for row in rows]
 
@@ -262,6 +291,6 @@ def _only(rows: Sequence[tuple[object, ...]]) -> tuple[object, ...]:
 def _head_and_texts(
     rows: Sequence[tuple[object, ...]],
 ) -> tuple[Head, tuple[str, ...]]:
-    incarnation, head, _ = cast("tuple[str, int, str | None]", _first(rows))
+    incarnation, head = cast("tuple[str, int]", _first(rows)[:2])
     texts = tuple(cast("str", row[2]) for row in rows if row[2] is not None)
     return Head(incarnation, head), texts
