@@ -26,8 +26,7 @@ app = typer.Typer(
     help="Shared memory for agents that handle money: write what you decide, only if nothing "
     "you relied on has changed.\n\n"
     "`counterfoil demo fraud` shows it at work, `counterfoil dev` starts a service on this "
-    "machine, and `append`, `read` and `tail` talk to it.",
-    epilog=help_table(),
+    "machine, and `append`, `read` and `tail` talk to it.\n\n" + help_table(),
     rich_markup_mode="markdown",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

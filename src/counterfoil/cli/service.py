@@ -90,6 +90,7 @@ def dev(
             settings = Settings.from_environment(
                 database_url=url,
                 log_format=os.environ.get("COUNTERFOIL_LOG_FORMAT", "console"),
+                log_level=os.environ.get("COUNTERFOIL_LOG_LEVEL", "warning"),
             )
             _show_banner(place, key_needed=settings.api_key is not None)
             _run(settings, host, port, workers=1)

@@ -5,7 +5,8 @@ foreseen before it (``schedule.py``), what the agents say they did (here), and w
 checker finds in the book (``check.py``), which knows neither of the others.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -135,7 +136,7 @@ class Outcome:
         }
 
 
-def _difference(expected: Set[str], found: Set[str]) -> str:
+def _difference(expected: AbstractSet[str], found: AbstractSet[str]) -> str:
     parts = []
     if expected - found:
         parts.append(f"missing {_listed(expected - found)}")
@@ -144,7 +145,7 @@ def _difference(expected: Set[str], found: Set[str]) -> str:
     return "; ".join(parts)
 
 
-def _listed(transactions: Set[str], most: int = 5) -> str:
+def _listed(transactions: AbstractSet[str], most: int = 5) -> str:
     names = sorted(transactions)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
