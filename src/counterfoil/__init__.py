@@ -114,13 +114,15 @@ _LOADED_WHEN_USED: Final = {
 }
 
 
-def __getattr__(name: str) -> object:
-    home = _LOADED_WHEN_USED.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"counterfoil.client.{home}"), name)
-    globals()[name] = value  # Asked for once; found without this function from then on.
-    return value
+if not TYPE_CHECKING:  # A type checker would take any name for one of ours.
+
+    def __getattr__(name: str) -> object:
+        home = _LOADED_WHEN_USED.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"counterfoil.client.{home}"), name)
+        globals()[name] = value  # Asked for once; found without this function from then on.
+        return value
 
 
 def __dir__() -> list[str]:

@@ -98,7 +98,7 @@ def event_from_text(text: str) -> Event:
 
 def _read(answer: Answer, read: Callable[[Any], T]) -> T:
     try:
-        return read(document.decode(answer.body))
+        return read(_object(document.decode(answer.body)))
     except (ValueError, KeyError, TypeError) as error:
         raise UnexpectedAnswer(
             "The answer is not one of Counterfoil's. Check that `base_url` names the service and "
@@ -107,6 +107,7 @@ def _read(answer: Answer, read: Callable[[Any], T]) -> T:
 
 
 def _event(data: Any) -> Event:
+    data = _object(data)
     occurred_at = data.get("occurred_at")
     context = data.get("context")
     return Event(
@@ -192,7 +193,7 @@ def error_of(answer: Answer, now: float) -> APIStatusError:
         try:
             head = _integer(problem["head"])
             conflicts = tuple(map(_event, problem["conflicts"]))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError):
             return APIStatusError(**status)
         return ConditionFailed(head=head, conflicts=conflicts, **status)
     fallback = InternalServerError if answer.status >= 500 else APIStatusError

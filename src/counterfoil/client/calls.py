@@ -125,19 +125,19 @@ class RetryPolicy:
 
         ``None``: trying again is pointless, or not so soon.
         """
+        asked = 0.0
         if isinstance(error, APIStatusError):
             if error.status_code not in _STATUSES_RETRIED:
                 return None
-            asked = error.retry_after_seconds
-            if asked is not None:
-                # Never sooner than asked: the jitter is added.
-                within = asked <= RETRY_AFTER_SECONDS_MAX
-                return asked * (1 + JITTER * self.chance()) if within else None
+            asked = error.retry_after_seconds or 0.0
         elif not isinstance(error, APIConnectionError):
             return None
+        if asked > RETRY_AFTER_SECONDS_MAX:
+            return None
         doublings = min(tries - 1, 30)  # Beyond, only the bound counts.
-        wait = min(first_seconds * 2.0**doublings, seconds_max)
-        return wait * (1 - JITTER * self.chance())
+        own = min(first_seconds * 2.0**doublings, seconds_max)
+        # What was asked for is the least; the client's own waits still grow above it.
+        return max(asked * (1 + JITTER * self.chance()), own * (1 - JITTER * self.chance()))
 
 
 class Call(Generic[T]):

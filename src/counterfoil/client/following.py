@@ -41,6 +41,9 @@ heartbeats."""
 RECONNECT_FIRST_SECONDS: Final = 1.0
 """The wait before the first reconnection, unless the stream sets another (``retry``)."""
 
+RECONNECT_SECONDS_MIN: Final = 0.1
+"""The shortest such wait: no stream may talk its followers into calling without a pause."""
+
 RECONNECT_SECONDS_MAX: Final = 30.0
 """The longest wait between two attempts to reconnect."""
 
@@ -139,7 +142,8 @@ class Following:
     def _take(self, message: Message) -> Event | None:
         self._failures = 0
         if message.retry_milliseconds is not None:
-            self._first_seconds = min(message.retry_milliseconds / 1000, RECONNECT_SECONDS_MAX)
+            asked = message.retry_milliseconds / 1000
+            self._first_seconds = min(max(asked, RECONNECT_SECONDS_MIN), RECONNECT_SECONDS_MAX)
         if not message.id:
             return None
         place = _parsed(message.id)

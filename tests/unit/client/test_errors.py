@@ -1,0 +1,199 @@
+"""Each refusal becomes its error: typed, explained, and able to cross processes."""
+
+import pickle
+from typing import Any
+
+import httpx2
+import pytest
+
+import counterfoil
+from counterfoil import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BookRestored,
+    Busy,
+    ConditionFailed,
+    Counterfoil,
+    CounterfoilError,
+    FieldError,
+    GuardTooLarge,
+    IdempotencyMismatch,
+    InternalServerError,
+    InvalidRequestError,
+    NotFoundError,
+    OutcomeUnknown,
+    RateLimited,
+    ServiceUnavailable,
+    UnsendableValue,
+)
+from tests.unit.client.doors import Connect
+from tests.unit.client.simulated_book import Fault, SimulatedBook, problem
+
+
+def refused(cf: Counterfoil, book: SimulatedBook, answer: httpx2.Response) -> APIStatusError:
+    """Have the next read answered so, and return the error that it raises."""
+    book.faults.append(Fault(answer))
+    with pytest.raises(APIStatusError) as raised:
+        cf.events.get(1)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "kind"),
+    [
+        (400, "malformed-document", InvalidRequestError),
+        (401, "unauthenticated", AuthenticationError),
+        (404, "not-found", NotFoundError),
+        (404, "event-not-found", NotFoundError),
+        (405, "method-not-allowed", APIStatusError),
+        (409, "book-restored", BookRestored),
+        (413, "body-too-large", InvalidRequestError),
+        (415, "unsupported-media-type", InvalidRequestError),
+        (422, "invalid-input", InvalidRequestError),
+        (422, "after-above-head", InvalidRequestError),
+        (422, "unknown-cause", InvalidRequestError),
+        (422, "idempotency-mismatch", IdempotencyMismatch),
+        (429, "too-many-requests", RateLimited),
+        (500, "internal-error", InternalServerError),
+        (502, "bad-gateway", InternalServerError),
+        (503, "busy", Busy),
+        (503, "not-written", ServiceUnavailable),
+        (503, "database-unavailable", ServiceUnavailable),
+        (503, "read-too-slow", ServiceUnavailable),
+    ],
+)
+def test_each_problem_is_its_own_error(
+    connect: Connect, book: SimulatedBook, status: int, name: str, kind: type[APIStatusError]
+) -> None:
+    error = refused(connect(max_retries=0), book, problem(status, name, "The reason."))
+    assert type(error) is kind
+    assert error.status_code == status
+    assert error.type == f"/problems/{name}"
+    assert error.problem == name
+    assert error.detail == "The reason."
+    assert error.request_id == "req_1"
+    assert error.headers["content-type"] == "application/problem+json"
+    assert str(error).startswith("The reason. ")
+    assert f"(HTTP {status} {name}, request req_1)" in str(error)
+
+
+def test_the_offending_fields_are_named(cf: Counterfoil, book: SimulatedBook) -> None:
+    errors = [
+        {"pointer": "/payload/amount", "message": "Too many digits.", "in": "body"},
+        {"pointer": "/limit", "message": "At most 1000.", "in": "query"},
+        {"pointer": "", "message": "Not an object."},
+        "nonsense",
+    ]
+    error = refused(cf, book, problem(422, "invalid-input", "No.", errors=errors))
+    assert error.errors == (
+        FieldError("/payload/amount", "Too many digits."),
+        FieldError("/limit", "At most 1000.", "query"),
+        FieldError("", "Not an object."),
+    )
+    assert "[/payload/amount: Too many digits.] [/limit (query): At most 1000.]" in str(error)
+
+
+def test_a_missing_key_is_told_with_the_way_out(connect: Connect, book: SimulatedBook) -> None:
+    book.api_key = "sesame"
+    with pytest.raises(AuthenticationError, match="COUNTERFOIL_API_KEY"):
+        connect().events.get(1)
+
+
+def test_a_failed_condition_shows_what_stands_in_the_way(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    book.add(2)
+    book.add(event_type="flag", tags=["transaction:tx_1"])
+    condition = counterfoil.Condition(counterfoil.QueryItem(types="flag"), after=2)
+    with pytest.raises(ConditionFailed) as raised:
+        cf.events.append(agent_name="a", event_type="t", payload={}, condition=condition)
+    assert raised.value.head == 3
+    (conflict,) = raised.value.conflicts
+    assert (conflict.id, conflict.event_type, conflict.tags) == (3, "flag", ("transaction:tx_1",))
+    assert len(book.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (httpx2.Response(502, text="<html>Bad gateway</html>"), "an error and no reason"),
+        (httpx2.Response(403, json=["x"]), "an error and no reason"),
+        (httpx2.Response(403, json={"title": 1, "errors": {}}), "an error and no reason"),
+        (
+            httpx2.Response(403, content=b"{", headers={"Content-Type": "application/json"}),
+            "an error and no reason",
+        ),
+        (httpx2.Response(301, headers={"Location": "https://x.example/"}), "https://x.example/"),
+    ],
+)
+def test_what_is_no_problem_document_is_an_error_all_the_same(
+    connect: Connect, book: SimulatedBook, answer: httpx2.Response, text: str
+) -> None:
+    error = refused(connect(max_retries=0), book, answer)
+    assert text in str(error)
+    assert error.problem == ""
+    assert error.status_code == answer.status_code
+
+
+def test_a_conflict_that_cannot_be_read_is_still_a_refusal(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    broken = problem(409, "condition-failed", "No.", head=3, conflicts=[{"id": 1}])
+    error = refused(cf, book, broken)
+    assert error.problem == "condition-failed"
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "text"),
+    [
+        (httpx2.ConnectError("refused"), APIConnectionError, "Is the service running there?"),
+        (httpx2.ReadError("reset"), APIConnectionError, "lost before the answer: reset"),
+        (httpx2.RemoteProtocolError("cut"), APIConnectionError, "lost before the answer: cut"),
+        (httpx2.ReadTimeout(""), APITimeoutError, "in time (ReadTimeout)"),
+        (httpx2.ConnectTimeout(""), APITimeoutError, "in time (ConnectTimeout)"),
+    ],
+)
+def test_a_connection_that_fails_is_told_with_its_reason(
+    connect: Connect,
+    book: SimulatedBook,
+    raised: Exception,
+    kind: type[CounterfoilError],
+    text: str,
+) -> None:
+    book.faults.append(Fault(raised))
+    with pytest.raises(APIConnectionError) as failed:
+        connect(max_retries=0).events.get(1)
+    assert type(failed.value) is kind
+    assert text in str(failed.value)
+    assert "http://127.0.0.1:8000" in str(failed.value)
+    assert failed.value.__cause__ is raised
+
+
+def status_arguments() -> dict[str, Any]:
+    return {"status_code": 409, "problem_type": "/problems/x", "detail": "No.", "headers": {}}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CounterfoilError("plain"),
+        UnsendableValue("No.", "/payload"),
+        GuardTooLarge(10, 99),
+        APITimeoutError("late"),
+        OutcomeUnknown("lost.", idempotency_key="k", attempts=3),
+        BookRestored(**status_arguments()),
+        ConditionFailed(head=3, conflicts=(), **status_arguments()),
+    ],
+)
+def test_an_error_survives_the_way_to_another_process(error: CounterfoilError) -> None:
+    there = pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
+    assert type(there) is type(error)
+    assert str(there) == str(error)
+    assert vars(there) == vars(error)
+
+
+def test_a_lost_write_is_neither_a_lost_connection_nor_an_answer() -> None:
+    # Code that takes a lost connection for "not written" must not catch it by accident.
+    assert not issubclass(OutcomeUnknown, APIConnectionError | APIStatusError)
