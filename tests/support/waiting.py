@@ -1,7 +1,8 @@
 """The one way in which tests wait: for a condition, with a bound, and a reason if it fails."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -23,3 +24,17 @@ def wait_for(look: Callable[[], T | None], what: str, seconds: float = WAIT_SECO
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:.0f} s for {what}")
         time.sleep(0.01)  # poll
+
+
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], what: str, seconds: float = WAIT_SECONDS_MAX
+) -> T:
+    """The same for a ``look`` that has to be awaited."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = await look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s for {what}")
+        await asyncio.sleep(0.005)  # poll
