@@ -286,6 +286,12 @@ def test_other_major_version_is_refused_with_the_way_out(made_dir: Path) -> None
         EmbeddedPostgres(made_dir).start()
 
 
+def test_folder_that_cannot_be_used_is_said(data_dir: Path) -> None:
+    data_dir.write_text("a file in the way")
+    with pytest.raises(cluster.EmbeddedPostgresError, match="cannot be used: Not a directory"):
+        EmbeddedPostgres(data_dir / "book").start()
+
+
 def test_lost_password_is_said(made_dir: Path) -> None:
     (made_dir / "secret").unlink()
     with pytest.raises(cluster.EmbeddedPostgresError, match="secret is missing"):

@@ -195,12 +195,18 @@ class EmbeddedPostgres:
 
     def _take_data_dir(self) -> None:
         """Make the folder if need be, and lock it until ``stop()``."""
-        created = not self.data_dir.exists()
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        if created:
-            # The server's user only has to pass through on the way to its own folder.
-            self.data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        lock = self._owned.enter_context(open_private(self.data_dir / "lock", "a+"))
+        try:
+            created = not self.data_dir.exists()
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            if created:
+                # The server's user only has to pass through on the way to its own folder.
+                self.data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            lock = self._owned.enter_context(open_private(self.data_dir / "lock", "a+"))
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"The data folder {self.data_dir} cannot be used: {error.strerror} "
+                f"({error.filename}). Choose another one, or mend that."
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -14,7 +14,7 @@ if it listens in the socket folder that was made for this one owner. So there is
 in which a server runs that the watcher could not find, however early the owner dies.
 
 Run by path, ``python -I -S watcher.py PGDATA SOCKET_DIR``, with the pipe as standard
-input: it imports nothing but the standard library, and starts in some ten milliseconds.
+input: it imports nothing but the standard library, and so starts in a moment.
 """
 
 import os
