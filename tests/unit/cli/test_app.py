@@ -1,0 +1,120 @@
+"""The command line as it is called: help that teaches, and misuse that is named."""
+
+import pytest
+
+from counterfoil.cli.app import run
+from counterfoil.cli.exits import ExitCode
+
+COMMANDS = (
+    ("append",),
+    ("read",),
+    ("tail",),
+    ("dev",),
+    ("serve",),
+    ("migrate",),
+    ("recover",),
+    ("demo", "fraud"),
+    ("demo", "check"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("API_KEY", "DATABASE_URL", "COUNTERFOIL_BASE_URL", "COUNTERFOIL_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    # Wide enough that no sentence that is looked for is broken in two.
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "--help"]) == ExitCode.OK
+
+    shown = capsys.readouterr().out
+    assert "For example:" in shown
+    assert f"counterfoil {' '.join(command)}" in shown
+
+
+def test_the_help_lists_every_command_and_the_exit_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["--help"]) == ExitCode.OK
+
+    shown = capsys.readouterr().out
+    assert all(f" {command[0]} " in shown for command in COMMANDS)
+    assert "4  the condition of an append no longer held; nothing was written" in shown
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == ExitCode.OK
+    assert capsys.readouterr().out.startswith("counterfoil 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["append", "a"], "Missing argument 'TYPE'"),
+        (["append", "a", "t", "oops"], "The payload is not JSON"),
+        (["append", "a", "t", "[]"], "The payload must be a JSON object"),
+        (["append", "a", "t", "@/nowhere/p.json"], "/nowhere/p.json cannot be read"),
+        (["append", "a", "t", "{}", "--after", "3"], "Give --fail-if too"),
+        (["append", "a", "t", "{}", "--fail-if", "x"], "is not type=…, agent=… or tag=…"),
+        (["append", "a", "t", "{}", "--occurred-at", "now"], "no time with an offset"),
+        (["append", "a", "t", "{}", "--context", "x"], "The context is not JSON"),
+        (["append", "a", "t", "{}", "--base-url", "localhost"], "`base_url` is"),
+        (["append", "a", "t", "{}", "--key", "two words"], "An idempotency key is"),
+        (["read", "--payload", "x"], "The --payload is not JSON"),
+        (["read", "-n", "0"], "greater than or equal to 1"),
+        (["read", "-o", "xml"], "'xml' is not one of"),
+        (["read", "--base-url", "ftp://x"], "`base_url` is"),
+        (["reed"], "No such command 'reed'"),
+        (["dev", "--host", "0.0.0.0"], "Set API_KEY first"),  # noqa: S104 - it is refused
+        (["dev", "--host", "::"], "Set API_KEY first"),
+        (["dev", "--port", "70000"], "less than or equal to 65535"),
+        (["serve"], "DATABASE_URL is not set"),
+        (["migrate"], "DATABASE_URL is not set"),
+        (["recover", "--yes"], "DATABASE_URL is not set"),
+        (["demo", "fraud", "--data", "a.csv", "--transactions", "5"], "give one of them"),
+        (["demo", "fraud", "--limit", "5"], "--limit belongs to --data"),
+        (["demo", "fraud", "--transactions", "5"], "20 are needed for the gated races"),
+        (["demo", "fraud", "--data", "/nowhere/a.csv"], "a.csv cannot be read: No such file"),
+        (["demo", "fraud", "--base-url", "http://x", "--data-dir", "d"], "leave out --data-dir"),
+        (["demo", "check", "--file", "/nowhere/e.jsonl"], "e.jsonl cannot be read: No such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_misuse_ends_with_2_and_a_sentence(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == ExitCode.USAGE
+
+    printed = capsys.readouterr()
+    assert why in printed.err
+    assert printed.out == ""
+
+
+def test_serve_needs_a_key_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nowhere/none")
+
+    assert run(["serve"]) == ExitCode.USAGE
+    assert "API_KEY is not set" in capsys.readouterr().err
+
+
+def test_recover_asks_before_it_does_anything(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nowhere/none")
+
+    assert run(["recover"]) == ExitCode.USAGE
+    assert "Give --yes" in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_there_is_3(capsys: pytest.CaptureFixture[str]) -> None:
+    # Port 1 is reserved; nothing answers there.
+    assert run(["read", "--base-url", "http://127.0.0.1:1"]) == ExitCode.UNAVAILABLE
+    assert "`counterfoil dev` starts one" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""What is printed is safe to show: somebody else wrote it."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from counterfoil import Event
+from counterfoil.cli.output import agent_style, event_line, visible
+
+
+def an_event(**members: Any) -> Event:
+    values: dict[str, Any] = {
+        "id": 17,
+        "agent_name": "fraud_agent",
+        "event_type": "flag_transaction",
+        "payload": {"transaction_id": "tx_987", "amount": Decimal("12.30")},
+        "tags": ("transaction:tx_987",),
+        "created_at": datetime(2026, 1, 5, 8, 0, 0, 123456, tzinfo=UTC),
+    }
+    return Event(**{**values, **members})
+
+
+def test_an_event_is_one_line() -> None:
+    assert event_line(an_event()).plain == (
+        "      17  2026-01-05 08:00:00.123Z  fraud_agent       flag_transaction      "
+        '{"transaction_id":"tx_987","amount":12.30}'
+    )
+
+
+def test_a_line_is_cut_to_the_terminal() -> None:
+    line = event_line(an_event(payload={"note": "long " * 100}), width=100)
+
+    assert len(line.plain) == 100
+    assert line.plain.endswith("…")
+
+
+@pytest.mark.parametrize(
+    "dangerous",
+    [
+        "\x1b[2J",  # clears the terminal
+        "\x9b31m",  # the same door in one character
+        "\r",  # writes over what stands there
+        "\n",
+        "\u202e",  # turns the direction of the text
+        "\x07",
+    ],
+)
+def test_nothing_in_an_event_steers_the_terminal(dangerous: str) -> None:
+    event = an_event(
+        agent_name=f"a{dangerous}", event_type=f"t{dangerous}", payload={"note": dangerous}
+    )
+
+    shown = event_line(event).plain
+
+    assert dangerous not in shown
+    assert shown.isprintable()
+
+
+def test_markup_is_shown_and_not_obeyed() -> None:
+    assert "[red]" in event_line(an_event(agent_name="[red]", payload={"n": "[red]"})).plain
+
+
+def test_what_is_kept_is_kept() -> None:
+    assert visible("two\nlines\x1b", keep="\n") == "two\nlines\\u001b"
+    assert visible("café €") == "café €"
+
+
+def test_an_agent_keeps_its_colour_and_none_is_red() -> None:
+    assert agent_style("scorer") == agent_style("scorer")
+    assert not any("red" in agent_style(f"agent_{number}") for number in range(100))
