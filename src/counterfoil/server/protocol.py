@@ -95,7 +95,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             )
         else:
             problem = problems.MALFORMED_REQUEST
-            detail = "What was sent is not an HTTP/1.1 request."
+            detail = "What was sent cannot be read as an HTTP/1.1 request."
         request_id = secrets.token_hex(16)
         body = problems.document(problem, detail, request_id=request_id)
         headers = [
