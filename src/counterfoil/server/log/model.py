@@ -123,7 +123,14 @@ class AppendBody(NewEvent):
 class BatchBody(Wire):
     """The body of ``POST /events/batch``: all of these events are written, or none."""
 
-    events: Annotated[list[NewEvent], Field(min_length=1, max_length=limits.BATCH_EVENTS_MAX)]
+    events: Annotated[
+        list[NewEvent],
+        Field(
+            min_length=1,
+            max_length=limits.BATCH_EVENTS_MAX,
+            description="They take consecutive ids, in this order.",
+        ),
+    ]
     condition: OptionalCondition = None
 
 

@@ -138,7 +138,9 @@ def _is_another_kind(value: object) -> str:
 _FOUND: Final[Mapping[str, Callable[[Any], str]]] = {
     "greater_than_equal": lambda value: f"this is {quote(str(value))}",
     "less_than_equal": lambda value: f"this is {quote(str(value))}",
-    "literal_error": lambda value: f"this is {quote(str(value))}",
+    "literal_error": lambda value: (
+        f"this is {quote(value) if isinstance(value, str) else kind_of(value)}"
+    ),
     "string_pattern_mismatch": lambda value: (
         "this one holds a control character"
         if value == value.strip()

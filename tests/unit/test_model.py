@@ -1,0 +1,792 @@
+"""Appends: what is judged, what the database is given, and what is refused at which place."""
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from counterfoil.server.core import limits
+from counterfoil.server.core.document import pointer_to
+from counterfoil.server.core.errors import FieldError, InvalidInput, MalformedDocument
+from counterfoil.server.log import refusals
+from counterfoil.server.log.fields import derived_tags, tag_fault
+from counterfoil.server.log.model import (
+    AppendBody,
+    AppendRequest,
+    BatchBody,
+    NewEvent,
+    judge_append,
+    judge_batch,
+    judge_idempotency_key,
+    judge_traceparent,
+)
+from counterfoil.server.log.query import (
+    Condition,
+    LatestParameters,
+    QueryBody,
+    QueryItem,
+    ReadParameters,
+    StreamParameters,
+)
+
+POSITION_MAX = limits.POSITION_MAX
+INCARNATION = "6b1f6b3e-0a52-4c7e-9d5e-0d1c2b3a4f5e"
+
+
+def event(**members: object) -> dict[str, Any]:
+    return {"agent_name": "a", "event_type": "t", "payload": {}, **members}
+
+
+def append(body: object, key: str | None = None, traceparent: str | None = None) -> AppendRequest:
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return judge_append(sent, principal="api-key", key=key, traceparent=traceparent)
+
+
+def batch(body: object, key: str | None = None, traceparent: str | None = None) -> AppendRequest:
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return judge_batch(sent, principal="api-key", key=key, traceparent=traceparent)
+
+
+def document_of(request: AppendRequest) -> dict[str, Any]:
+    document = json.loads(request.document, parse_float=Decimal)
+    assert isinstance(document, dict)
+    return document
+
+
+def stored(**members: object) -> dict[str, Any]:
+    """The one event that the database is given for an event with these members."""
+    (only,) = document_of(append(event(**members)))["events"]
+    assert isinstance(only, dict)
+    return only
+
+
+def errors_of(judge: Callable[[object], object], body: object) -> tuple[FieldError, ...]:
+    with pytest.raises(InvalidInput) as caught:
+        judge(body)
+    return caught.value.errors
+
+
+def only_error_of(judge: Callable[[object], object], body: object) -> FieldError:
+    (error,) = errors_of(judge, body)
+    return error
+
+
+# --- What the database is given ---------------------------------------------------
+
+
+def test_an_event_of_three_fields_is_given_as_it_is() -> None:
+    request = append(event())
+
+    assert document_of(request) == {
+        "operation": "append",
+        "principal": "api-key",
+        "events": [{"agent_name": "a", "event_type": "t", "payload": {}, "tags": []}],
+    }
+    assert request == AppendRequest(
+        operation="append",
+        document=request.document,
+        event_count=1,
+        size_bytes=len(request.document),
+        keyed=False,
+        causes=(),
+        has_condition=False,
+    )
+
+
+def test_all_that_an_append_can_hold_is_given() -> None:
+    body = event(
+        payload={"transaction_id": "tx_1"},
+        tags=["customer:c", "card:7", "card:7"],
+        occurred_at="2026-03-01T12:30:00+01:00",
+        caused_by=[7, 3],
+        context={"model": "m"},
+        condition={
+            "fail_if": [{"types": ["b", "a"]}, {"agents": ["x"], "tags": ["k:v"]}],
+            "after": 0,
+            "incarnation": INCARNATION.upper(),
+        },
+    )
+    request = append(body, "key-1", "00-aa-bb-01")
+
+    assert document_of(request) == {
+        "operation": "append",
+        "principal": "api-key",
+        "key": "key-1",
+        "traceparent": "00-aa-bb-01",
+        "events": [
+            {
+                "agent_name": "a",
+                "event_type": "t",
+                "payload": {"transaction_id": "tx_1"},
+                "tags": ["card:7", "customer:c", "transaction:tx_1"],
+                "occurred_at": "2026-03-01T11:30:00.000000+00:00",
+                "caused_by": [7, 3],
+                "context": {"model": "m"},
+            }
+        ],
+        "condition": {
+            "fail_if": [{"types": ["a", "b"]}, {"agents": ["x"], "tags": ["k:v"]}],
+            "after": 0,
+            "incarnation": INCARNATION,
+        },
+        "cause_max": 7,
+    }
+    assert (request.keyed, request.has_condition) == (True, True)
+    assert request.causes == (("/caused_by/0", 7), ("/caused_by/1", 3))
+
+
+def test_what_is_optional_may_be_null_or_empty_and_is_left_out() -> None:
+    nothing = event(tags=None, occurred_at=None, caused_by=None, context=None)
+
+    assert append(nothing).document == append(event()).document
+    assert append(event(tags=[], caused_by=[])).document == append(event()).document
+    assert stored(context={})["context"] == {}
+
+
+def test_a_batch_is_given_whole_and_in_its_order() -> None:
+    body = {
+        "events": [event(event_type=f"t{n}", caused_by=[n + 1]) for n in range(3)],
+        "condition": {"fail_if": [{"types": ["x"]}]},
+    }
+    request = batch(body, key="key-1")
+    document = document_of(request)
+
+    assert document["operation"] == request.operation == "batch"
+    assert [given["event_type"] for given in document["events"]] == ["t0", "t1", "t2"]
+    assert document["condition"] == {"fail_if": [{"types": ["x"]}]}
+    assert document["cause_max"] == 3
+    assert (request.event_count, request.has_condition, request.keyed) == (3, True, True)
+    assert request.causes == tuple((f"/events/{n}/caused_by/0", n + 1) for n in range(3))
+
+
+def test_a_batch_may_hold_1000_events() -> None:
+    assert batch({"events": [event()] * 1_000}).event_count == 1_000
+
+
+def test_payload_and_context_keep_their_digits() -> None:
+    request = append(
+        b'{"agent_name": "a", "event_type": "t", "payload": {"amount": 12.50, "n": 1e2, '
+        b'"big": 12345678901234567890123}, "context": {"temperature": 0.10}}'
+    )
+
+    assert b'{"amount":12.50,"n":1E+2,"big":12345678901234567890123}' in request.document
+    assert b'{"temperature":0.10}' in request.document
+
+
+# --- Tags -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("payload", "tags"),
+    [
+        ({"transaction_id": "tx_987"}, ["transaction:tx_987"]),
+        ({"customer_id": 5, "account_id": -7}, ["account:-7", "customer:5"]),
+        ({"a_id": "x:y z"}, ["a:x:y z"]),
+        ({"a_b_id": "1", "ü_id": "ß"}, ["a_b:1", "ü:ß"]),
+        ({"a_id": True, "b_id": None, "c_id": 1.0, "d_id": ["x"], "e_id": {"f_id": "x"}}, []),
+        ({"_id": "x", "id": "y", "a_ID": "z", "a_ids": "w", "identity": "v"}, []),
+        ({"nested": {"a_id": "x"}}, []),
+    ],
+    ids=range(7),
+)
+def test_a_payload_gives_tags_by_itself(payload: dict[str, Any], tags: list[str]) -> None:
+    assert stored(payload=payload)["tags"] == tags
+
+
+def test_given_and_derived_tags_are_one_set() -> None:
+    tags = stored(payload={"a_id": 1, "b_id": 2}, tags=["a:1", "c:3", "c:3"])["tags"]
+
+    assert tags == ["a:1", "b:2", "c:3"]
+
+
+plain = st.text("aé𝄞b\ufffd", min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(plain, plain | st.integers() | st.booleans() | st.none(), max_size=5))
+def test_tags_are_sorted_as_their_bytes_are(values: dict[str, Any]) -> None:
+    payload = {f"{kind}_id": value for kind, value in values.items()}
+    expected = {
+        f"{kind}:{value}".encode()
+        for kind, value in values.items()
+        if isinstance(value, str | int) and not isinstance(value, bool)
+    }
+
+    tags = [tag.encode() for tag in stored(payload=payload)["tags"]]
+
+    assert tags == sorted(expected)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=4) | plain.map(lambda k: f"{k}_id"), st.integers()))
+def test_derived_tags_come_from_the_fields_that_end_so(payload: dict[str, Any]) -> None:
+    named = {field for field, _ in derived_tags(payload)}
+
+    assert named == {field for field in payload if field[-3:] == "_id" and field != "_id"}
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        *("a:b", "a:b:c", "a::", "a::b", "a b:c d", "transaction:tx_987", "A:B", "é:ü"),
+        *("a:" + "b" * 254, "k" * 64 + ":v", "-:-", "a:\u200b", "👍:👎"),
+    ],
+    ids=range(13),
+)
+def test_a_tag_is_a_kind_and_a_value(tag: str) -> None:
+    assert tag_fault(tag) is None
+    assert stored(tags=[tag])["tags"] == [tag]
+
+
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ("", "no colon"),
+        ("a", "no colon"),
+        (":", "its kind is empty"),
+        (":b", "its kind is empty"),
+        ("a:", "its value is empty"),
+        ("k" * 65 + ":v", "its kind has 65 characters, and may have 64"),
+        ("a:" + "b" * 255, "it has 257 characters, and may have 256"),
+        ("a:b\n", "control character"),
+        ("a\x85b:c", "control character"),
+        ("a:\x7f", "control character"),
+        (" a:b", "white space"),
+        ("a :b", "white space"),
+        ("a: b", "white space"),
+        ("a:b\u3000", "white space"),
+        ("a:b\u2028", "white space"),
+    ],
+    ids=range(15),
+)
+def test_what_is_no_tag_says_why(tag: str, said: str) -> None:
+    error = only_error_of(append, event(tags=["k:v", tag]))
+
+    assert error.pointer == "/tags/1"
+    assert said in error.message
+    assert "`kind:value`" in error.message
+    assert len(error.message) < 250
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("a_id", "", "its value is empty"),
+        ("a_id", "x" * 300, "may have 256"),
+        ("a_id", "x\n", "control character"),
+        ("a_id", "x ", "white space"),
+        (" _id", "x", "white space"),
+        ("k" * 65 + "_id", 1, "its kind has 65 characters"),
+        ("a:b_id", "c", "its kind holds a colon"),
+        ("a/~b_id", "", "its value is empty"),
+    ],
+    ids=range(8),
+)
+def test_a_derived_tag_that_breaks_a_limit_refuses_the_event(
+    field: str, value: object, said: str
+) -> None:
+    error = only_error_of(append, event(payload={"ok_id": 1, field: value}))
+
+    assert error.pointer == pointer_to(["payload", field])
+    assert said in error.message
+    assert "send null" in error.message
+
+
+def test_an_event_bears_at_most_32_tags_of_both_sorts() -> None:
+    given_tags = [f"k:{n}" for n in range(31)]
+    payload = {f"p{n}_id": n for n in range(33)}
+
+    assert len(stored(tags=given_tags, payload={"a_id": 1})["tags"]) == 32
+    both = only_error_of(append, event(tags=given_tags, payload={"a_id": 1, "b_id": 2}))
+    derived = only_error_of(append, event(payload=payload))
+    listed = only_error_of(append, event(tags=[f"k:{n}" for n in range(33)]))
+    assert (both.pointer, derived.pointer, listed.pointer) == ("/tags", "/payload", "/tags")
+    assert "this one has 33" in both.message
+
+
+# --- Times ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("2026-03-01T12:30:00Z", "2026-03-01T12:30:00.000000+00:00"),
+        ("2026-03-01t12:30:00.25z", "2026-03-01T12:30:00.250000+00:00"),
+        ("2026-03-01T12:30:00.123456+05:30", "2026-03-01T07:00:00.123456+00:00"),
+        ("2026-01-01T00:30:00+01:00", "2025-12-31T23:30:00.000000+00:00"),
+        ("2026-03-01T12:30:00-00:00", "2026-03-01T12:30:00.000000+00:00"),
+        ("2024-02-29T23:59:59-23:59", "2024-03-01T23:58:59.000000+00:00"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000+00:00"),
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999+00:00"),
+    ],
+    ids=range(8),
+)
+def test_a_time_is_kept_in_utc_with_six_digits(sent: str, kept: str) -> None:
+    assert stored(occurred_at=sent)["occurred_at"] == kept
+
+
+@settings(deadline=None)
+@given(
+    st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)),  # noqa: DTZ001 - the offset is drawn
+    st.integers(-23 * 60 - 59, 23 * 60 + 59),
+)
+def test_a_time_is_the_same_instant_afterwards(moment: datetime, offset_minutes: int) -> None:
+    moment = moment.replace(tzinfo=timezone(timedelta(minutes=offset_minutes)))
+
+    kept = stored(occurred_at=moment.isoformat())["occurred_at"]
+
+    assert datetime.fromisoformat(kept) == moment
+    assert datetime.fromisoformat(kept).tzinfo == UTC
+    assert len(kept) == len("2026-03-01T12:30:00.000000+00:00")
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ("", "RFC 3339"),
+        ("yesterday", "RFC 3339"),
+        ("2026-03-01", "RFC 3339"),
+        ("2026-03-01T12:30:00", "with its offset"),
+        ("2026-03-01 12:30:00Z", "RFC 3339"),
+        ("2026-03-01T12:30Z", "RFC 3339"),
+        ("20260301T123000Z", "RFC 3339"),
+        ("2026-03-01T12:30:00+0100", "RFC 3339"),
+        ("2026-03-01T12:30:00+24:00", "RFC 3339"),
+        ("2026-03-01T12:30:00+01:60", "RFC 3339"),
+        ("2026-03-01T24:00:00Z", "RFC 3339"),
+        ("2026-03-01T12:60:00Z", "RFC 3339"),
+        ("2026-03-01T12:30:00,5Z", "RFC 3339"),
+        ("2026-03-01T12:30:00Z\n", "RFC 3339"),
+        ("\u0662026-03-01T12:30:00Z", "RFC 3339"),
+        ("-2026-03-01T12:30:00Z", "RFC 3339"),
+        ("12026-03-01T12:30:00Z", "RFC 3339"),
+        ("2026-03-01T12:30:00.1234567Z", "this one has 7"),
+        ("2016-12-31T23:59:60Z", "leap seconds"),
+        ("2026-03-01T12:30:61Z", "no such day or time"),
+        ("2026-02-29T12:30:00Z", "no such day or time"),
+        ("2026-13-01T12:30:00Z", "no such day or time"),
+        ("0000-01-01T00:00:00Z", "no such day or time"),
+        ("0001-01-01T00:00:00+00:01", "0001 to 9999"),
+        ("9999-12-31T23:59:59-00:01", "0001 to 9999"),
+        ("2026-03-01T12:30:00." + "1" * 100_000, "RFC 3339"),
+    ],
+    ids=range(26),
+)
+def test_what_is_no_time_says_why(sent: str, said: str) -> None:
+    error = only_error_of(append, event(occurred_at=sent))
+
+    assert error.pointer == "/occurred_at"
+    assert said in error.message
+    assert len(error.message) < 200
+
+
+# --- Names and sizes --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "fraud agent/v2", "…", ".hidden", "a..b", "...", "é" * 128, "a" * 128, "a\u200b"]
+)
+def test_a_name_is_any_printable_line(name: str) -> None:
+    assert stored(agent_name=name)["agent_name"] == name
+    assert stored(event_type=name)["event_type"] == name
+
+
+def test_a_type_may_be_what_an_agent_may_not() -> None:
+    assert stored(event_type="..")["event_type"] == ".."
+
+
+@pytest.mark.parametrize("field", ["agent_name", "event_type"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "must be a string of 1 to 128 characters; this one is empty"),
+        ("a" * 129, "must be a string of 1 to 128 characters; this one has 129"),
+        ("a" * 100_000, "this one has 100000"),
+        (" a", "begins or ends with white space"),
+        ("a\u3000", "begins or ends with white space"),
+        ("a\tb", "holds a control character"),
+        ("a\x85b", "holds a control character"),
+        ("a\x7fb", "holds a control character"),
+        (5, "this is a number"),
+        (True, "this is a boolean"),
+        (None, "this is null"),
+        (["a"], "this is a list"),
+        ({"a": 1}, "this is an object"),
+    ],
+    ids=range(13),
+)
+def test_what_is_no_name_says_why(field: str, name: object, said: str) -> None:
+    error = only_error_of(append, event(**{field: name}))
+
+    assert error.pointer == f"/{field}"
+    assert error.message.startswith(f"`{field}` must be a string of 1 to 128 characters; ")
+    assert said in error.message
+    assert len(error.message) < 120
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_an_agent_cannot_be_named_as_a_place_in_a_path(name: str) -> None:
+    error = only_error_of(append, event(agent_name=name))
+
+    assert error.pointer == "/agent_name"
+    assert "`/agent-events/{agent_name}`" in error.message
+
+
+def test_a_payload_may_take_256_kib() -> None:
+    frame = len('{"a":""}')
+    fits = append(event(payload={"a": "é" * ((limits.PAYLOAD_BYTES_MAX - frame) // 2)}))
+    error = only_error_of(
+        append, event(payload={"a": "x" * (limits.PAYLOAD_BYTES_MAX - frame + 1)})
+    )
+
+    assert fits.size_bytes > limits.PAYLOAD_BYTES_MAX
+    assert error.pointer == "/payload"
+    assert "262144 bytes; this one takes 262145" in error.message
+
+
+def test_white_space_and_escapes_do_not_count_to_the_size() -> None:
+    text = "x" * (limits.PAYLOAD_BYTES_MAX - len('{"a":""}') - 1)
+    sent = f'{{"agent_name":"a","event_type":"t","payload":{{  "a" : "{text}\\u0041"  }}}}'
+
+    assert append(sent.encode()).event_count == 1
+
+
+def test_a_context_may_take_4_kib() -> None:
+    frame = len('{"a":""}')
+    append(event(context={"a": "x" * (limits.CONTEXT_BYTES_MAX - frame)}))
+    error = only_error_of(
+        append, event(context={"a": "x" * (limits.CONTEXT_BYTES_MAX - frame + 1)})
+    )
+
+    assert error.pointer == "/context"
+    assert "4096 bytes; this one takes 4097" in error.message
+
+
+# --- Every field, at its place ----------------------------------------------------
+
+WHOLE: dict[str, Any] = event(
+    tags=["k:v", "k:w"],
+    occurred_at="2026-03-01T12:30:00Z",
+    caused_by=[1, 2],
+    context={"model": "m"},
+)
+CONDITION: dict[str, Any] = {
+    "fail_if": [{"types": ["t"], "agents": ["a"], "tags": ["k:v"]}, {"types": ["s"]}],
+    "after": 5,
+    "incarnation": INCARNATION,
+}
+WRONG: dict[tuple[str | int, ...], list[object]] = {
+    ("agent_name",): [None, 1, "", ".."],
+    ("event_type",): [None, 1, ""],
+    ("payload",): [None, [], "{}", 1, True],
+    ("payload", "customer_id"): ["", "x" * 300],
+    ("tags",): ["k:v", {}, 1, ["k:v"] * 33],
+    ("tags", 1): [None, 1, "", "x"],
+    ("occurred_at",): [1, "now", []],
+    ("caused_by",): [1, "1", {}, [1] * 101],
+    ("caused_by", 1): [None, 0, -1, 1.0, 1.5, "1", True, POSITION_MAX + 1, 10**99],
+    ("context",): [[], "m", 1, {"a": "x" * 5_000}],
+    ("colour",): [None, 1, {}],
+    ("a/b~c",): [1],
+}
+WRONG_CONDITION: dict[tuple[str | int, ...], list[object]] = {
+    ("condition",): [None, [], "x", True],
+    ("condition", "fail_if"): [None, [], {}, [{"types": ["t"]}] * 101],
+    ("condition", "fail_if", 1): [None, {}, [], "t", {"types": []}, {"tags": None}],
+    ("condition", "fail_if", 0, "types"): ["t", {}, ["t"] * 101],
+    ("condition", "fail_if", 0, "types", 0): [None, 1, "", "x" * 129],
+    ("condition", "fail_if", 0, "agents", 0): [None, 1, ""],
+    ("condition", "fail_if", 0, "tags"): ["k:v", ["k:v"] * 33],
+    ("condition", "fail_if", 0, "tags", 0): [None, 1, "k"],
+    ("condition", "fail_if", 1, "type"): ["t"],
+    ("condition", "after"): [-1, 1.0, 1.5, "5", True, POSITION_MAX + 1],
+    ("condition", "incarnation"): [1, "", "x", INCARNATION[:-1], INCARNATION.replace("-", "")],
+    ("condition", "before"): [1],
+}
+
+
+def changed(whole: dict[str, Any], path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    """A copy of ``whole`` with one place changed."""
+    copy: dict[str, Any] = deepcopy(whole)
+    place: Any = copy
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return copy
+
+
+def cases(table: dict[tuple[str | int, ...], list[object]]) -> list[Any]:
+    return [
+        pytest.param(path, value, id=f"{pointer_to(path)}-{index}")
+        for path, values in table.items()
+        for index, value in enumerate(values)
+    ]
+
+
+def test_the_whole_of_it_is_right() -> None:
+    append({**WHOLE, "condition": CONDITION})
+    batch({"events": [WHOLE, WHOLE], "condition": CONDITION})
+
+
+@pytest.mark.parametrize(("path", "value"), cases({**WRONG, **WRONG_CONDITION}))
+def test_one_wrong_value_is_refused_at_its_place(
+    path: tuple[str | int, ...], value: object
+) -> None:
+    error = only_error_of(append, changed({**WHOLE, "condition": CONDITION}, path, value))
+
+    assert (error.pointer, error.location) == (pointer_to(path), "body")
+    assert error.message.endswith((".", "`."))
+    assert len(error.message) < 300
+
+
+@pytest.mark.parametrize(("path", "value"), cases(WRONG))
+def test_one_wrong_value_in_a_batch_is_refused_with_its_index(
+    path: tuple[str | int, ...], value: object
+) -> None:
+    body = {"events": [WHOLE, WHOLE, changed(WHOLE, path, value), WHOLE]}
+
+    assert only_error_of(batch, body).pointer == f"/events/2{pointer_to(path)}"
+
+
+@pytest.mark.parametrize(("path", "value"), cases(WRONG_CONDITION))
+def test_one_wrong_value_in_the_condition_of_a_batch_is_refused(
+    path: tuple[str | int, ...], value: object
+) -> None:
+    body = changed({"events": [WHOLE], "condition": CONDITION}, path, value)
+
+    assert only_error_of(batch, body).pointer == pointer_to(path)
+
+
+@pytest.mark.parametrize("field", ["agent_name", "event_type", "payload"])
+def test_what_is_missing_is_named(field: str) -> None:
+    body = {name: value for name, value in event().items() if name != field}
+
+    error = only_error_of(append, body)
+    assert error.pointer == f"/{field}"
+    assert error.message.startswith(f"`{field}` is missing. It must be ")
+    assert only_error_of(batch, {"events": [event(), body]}).pointer == f"/events/1/{field}"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "said"),
+    [
+        ({}, "/events", "`events` is missing. It must be a list of 1 to 1000 events."),
+        ({"events": None}, "/events", "this is null"),
+        ({"events": []}, "/events", "this one is empty"),
+        ({"events": event()}, "/events", "this is an object"),
+        ({"events": [event()] * 1_001}, "/events", "this one has 1001"),
+        ({"events": [event(), 7]}, "/events/1", "Each of `events` must be an object; this is a"),
+        ({"events": [event()], "key": "x"}, "/key", "known fields: `events`, `condition`."),
+        (
+            {"events": [event(condition=CONDITION)]},
+            "/events/0/condition",
+            "known fields: `agent_name`, `event_type`, `payload`, `tags`, `occurred_at`, `caused_by`",
+        ),
+    ],
+    ids=range(8),
+)
+def test_a_batch_that_breaks_a_rule_is_refused(body: object, pointer: str, said: str) -> None:
+    error = only_error_of(batch, body)
+
+    assert error.pointer == pointer
+    assert said in error.message
+
+
+def test_a_condition_without_a_query_says_what_it_must_be() -> None:
+    error = only_error_of(append, event(condition={"after": 1}))
+
+    assert error == FieldError(
+        "/condition/fail_if", "`fail_if` is missing. It must be a list of 1 to 100 query items."
+    )
+
+
+def test_a_null_condition_does_not_take_off_the_guard() -> None:
+    for judge, body in ((append, event()), (batch, {"events": [event()]})):
+        error = only_error_of(judge, {**body, "condition": None})
+        assert error.pointer == "/condition"
+        assert "Leave it out to append without one" in error.message
+
+
+@pytest.mark.parametrize("judge", [append, batch])
+@pytest.mark.parametrize("sent", [b"[]", b"null", b"1", b'"text"', b"true"])
+def test_a_body_that_is_no_object_is_refused(
+    judge: Callable[[object], object], sent: bytes
+) -> None:
+    error = only_error_of(judge, sent)
+
+    assert error.pointer == ""
+    assert error.message.startswith("The body must be a JSON object; this is ")
+
+
+@pytest.mark.parametrize("judge", [append, batch])
+def test_a_body_that_is_no_json_is_malformed(judge: Callable[[object], object]) -> None:
+    with pytest.raises(MalformedDocument):
+        judge(b"")
+
+
+# --- Many faults ------------------------------------------------------------------
+
+
+def test_all_faults_of_an_event_are_named_together() -> None:
+    body = event(agent_name="", tags=["x"], payload={"a_id": "", "b_id": " "}, colour=1, context=1)
+    with pytest.raises(InvalidInput) as caught:
+        append(body)
+
+    assert {error.pointer for error in caught.value.errors} == {
+        *("/agent_name", "/tags/0", "/payload/a_id", "/payload/b_id", "/colour", "/context")
+    }
+    assert str(caught.value).startswith("6 things are wrong. The first: `agent_name` must be ")
+
+
+def test_all_faults_of_a_batch_are_named_together() -> None:
+    body = {
+        "events": [event(agent_name=""), event(), event(payload={"a_id": ""}), event(tags=["x"])],
+        "condition": {},
+    }
+
+    assert {error.pointer for error in errors_of(batch, body)} == {
+        *("/events/0/agent_name", "/events/2/payload/a_id", "/events/3/tags/0"),
+        "/condition/fail_if",
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"events": [{"agent_name": 1}] * 1_000},
+        {"events": [event(payload={f"k{n}_id": "" for n in range(99)})] * 999},
+        {"events": [event(tags=["x"] * 32, caused_by=[0] * 100)] * 1_000},
+        {"events": [{f"k{n}": 1 for n in range(16)}] * 1_000},
+    ],
+    ids=range(4),
+)
+def test_no_more_faults_are_named_than_the_limit(body: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        batch(body)
+
+    assert len(caught.value.errors) == limits.FIELD_ERRORS_MAX
+    assert str(caught.value).startswith("At least 20 things are wrong. The first: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "count"),
+    [((), 20_003), (("condition",), 20_000), (("condition", "fail_if", 0), 20_000)],
+)
+def test_very_many_unknown_fields_are_one_fault(path: tuple[str | int, ...], count: int) -> None:
+    many = {f"k{n}": 1 for n in range(20_000)}
+    body = changed({**WHOLE, "condition": CONDITION}, path, many) if path else {**event(), **many}
+
+    error = only_error_of(append, body)
+
+    assert error.pointer == pointer_to(path)
+    assert f"There are {count} fields here" in error.message
+
+
+# --- Headers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["a", "!~", "x" * 255, '"quoted"', "9f1c-4e"])
+def test_an_idempotency_key_is_kept_as_it_is(value: str) -> None:
+    assert judge_idempotency_key(value) == value
+
+
+def test_no_idempotency_key_is_none() -> None:
+    assert judge_idempotency_key(None) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", "a b", "a\n", "a\t", "é", "x" * 256, "\x7f", "x" * 60_000], ids=range(9)
+)
+def test_an_idempotency_key_of_other_characters_is_refused(value: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        judge_idempotency_key(value)
+
+    (error,) = caught.value.errors
+    assert (error.pointer, error.location) == ("/Idempotency-Key", "header")
+    assert "1 to 255 visible ASCII characters" in error.message
+
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (None, None),
+        (TRACE, TRACE),
+        ("cc" + TRACE[2:], "cc" + TRACE[2:]),
+        ("cc" + TRACE[2:] + "-what-comes", "cc" + TRACE[2:]),
+        ("", None),
+        (TRACE + "-more", None),
+        (TRACE + "0", None),
+        (TRACE.upper(), None),
+        ("ff" + TRACE[2:], None),
+        ("00-" + "0" * 32 + "-00f067aa0ba902b7-01", None),
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-" + "0" * 16 + "-01", None),
+        (" " + TRACE, None),
+        (TRACE + "\n", None),
+        (TRACE.replace("-", "_"), None),
+    ],
+    ids=range(14),
+)
+def test_a_traceparent_is_kept_when_it_is_understood(value: str | None, kept: str | None) -> None:
+    assert judge_traceparent(value) == kept
+
+
+# --- What the models say of themselves --------------------------------------------
+
+MODELS: list[type[BaseModel]] = [
+    *(NewEvent, AppendBody, BatchBody, Condition, QueryItem),
+    *(QueryBody, ReadParameters, StreamParameters, LatestParameters),
+]
+
+
+def lists_in(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", None) is list or any(
+        map(lists_in, get_args(annotation))
+    )
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: str(model.__name__))
+def test_every_field_has_its_sentence(model: type[BaseModel]) -> None:
+    for name, field in model.model_fields.items():
+        assert name in refusals._REQUIRED
+        assert lists_in(field.annotation) == (name in refusals._REQUIRED_IN)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: str(model.__name__))
+def test_every_field_is_described_for_openapi(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+
+    assert schema["additionalProperties"] is False
+    for name, described in schema["properties"].items():
+        assert described["description"], name
+
+
+def test_the_schema_of_an_append_says_its_limits() -> None:
+    schema = AppendBody.model_json_schema()
+    name = schema["properties"]["agent_name"]
+
+    assert schema["required"] == ["agent_name", "event_type", "payload"]
+    assert (name["minLength"], name["maxLength"]) == (1, limits.NAME_CHARACTERS_MAX)
+    assert name["not"] == {"enum": [".", ".."]}
+    assert schema["properties"]["tags"]["anyOf"][0]["maxItems"] == limits.TAGS_MAX
+    assert schema["properties"]["condition"]["$ref"] == "#/$defs/Condition"
+    assert "null" not in json.dumps(schema["properties"]["condition"])
+
+
+def test_the_examples_of_the_schema_are_accepted() -> None:
+    described = AppendBody.model_json_schema()["properties"]
+    examples = {
+        name: field["examples"][0] for name, field in described.items() if "examples" in field
+    }
+
+    assert set(examples) == set(NewEvent.model_fields)
+    append(examples)
