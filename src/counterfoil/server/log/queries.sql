@@ -3,6 +3,8 @@
 -- Reads give the head and what was read in one statement, and so from one snapshot; the
 -- functions that they call are STABLE and look through that same snapshot. A read always
 -- answers at least one row: the head comes even when there is nothing to show with it.
+-- `offset 0` where events are fetched by position has each looked up by its key: without
+-- statistics the planner would rather read the whole book once.
 
 -- name: append
 select status, first_position, event_count, created_at, head, detail, clock_ahead_seconds
@@ -32,13 +34,17 @@ left join lateral (
     select measured.*, count(*) over () as found,
            sum(measured.bytes) over (order by measured.nth) - measured.bytes as bytes_before
     from (
-        select e.position, t.text, octet_length(t.text) as bytes, m.nth
+        select m.position, e.text, octet_length(e.text) as bytes, m.nth
         from counterfoil.matching_v1(
             b.tenant_id, %(query)s::jsonb, %(payload)s::jsonb, %(after)s::bigint,
             least(b.head, %(up_to)s::bigint), %(limit)s::integer, %(newest_first)s::boolean
         ) with ordinality as m (position, nth)
-        join counterfoil.events e on e.tenant_id = b.tenant_id and e.position = m.position
-        cross join lateral (select counterfoil.event_text(e) as text offset 0) as t
+        cross join lateral (
+            select counterfoil.event_text(e) as text
+            from counterfoil.events e
+            where e.tenant_id = b.tenant_id and e.position = m.position
+            offset 0
+        ) as e
     ) as measured
 ) as shown on shown.bytes_before < %(bytes_max)s::bigint
 order by shown.nth;
@@ -55,24 +61,28 @@ from (
     where b.tenant_id = %(tenant_id)s::integer
 ) as b
 left join lateral (
-    select last.*, count(*) over () as found,
-           sum(octet_length(last.text)) over (order by last.position desc)
-               - octet_length(last.text) as bytes_before
+    select measured.*, count(*) over () as found,
+           sum(measured.bytes) over (order by measured.nth) - measured.bytes as bytes_before
     from (
-        select e.position,
-               '{"id":' || e.position
-               || ',"agent_name":' || to_json(e.agent_name)
-               || ',"event_type":' || to_json(e.event_type)
-               || ',"payload":' || coalesce(e.payload::text, 'null')
-               || ',"created_at":"' || counterfoil.time_text(e.created_at) || '"}' as text
-        from counterfoil.events e
-        where e.tenant_id = b.tenant_id and e.agent_name = %(agent_name)s::text
-          and e.position <= %(up_to)s::bigint
-        order by e.position desc
-        limit %(limit)s::integer
-    ) as last
+        select e.text, octet_length(e.text) as bytes, m.nth
+        from counterfoil.matching_v1(
+            b.tenant_id,
+            jsonb_build_array(jsonb_build_object('agents', array[%(agent_name)s::text])), null, 0,
+            %(up_to)s::bigint, %(limit)s::integer, true
+        ) with ordinality as m (position, nth)
+        cross join lateral (
+            select '{"id":' || e.position
+                   || ',"agent_name":' || to_json(e.agent_name)
+                   || ',"event_type":' || to_json(e.event_type)
+                   || ',"payload":' || coalesce(e.payload::text, 'null')
+                   || ',"created_at":"' || counterfoil.time_text(e.created_at) || '"}' as text
+            from counterfoil.events e
+            where e.tenant_id = b.tenant_id and e.position = m.position
+            offset 0
+        ) as e
+    ) as measured
 ) as shown on shown.bytes_before < %(bytes_max)s::bigint
-order by shown.position desc;
+order by shown.nth;
 
 -- name: one
 select b.incarnation, b.head, shown.text
@@ -92,10 +102,15 @@ left join lateral (
 -- name: at_positions
 -- The events in the way of a condition, which the append answers by position only: they
 -- never change, so they can be fetched after the lock is gone.
-select counterfoil.event_text(e)
-from counterfoil.events e
-where e.tenant_id = %(tenant_id)s::integer and e.position = any (%(positions)s::bigint[])
-order by e.position;
+select e.text
+from unnest(%(positions)s::bigint[]) as wanted (position)
+cross join lateral (
+    select counterfoil.event_text(e) as text
+    from counterfoil.events e
+    where e.tenant_id = %(tenant_id)s::integer and e.position = wanted.position
+    offset 0
+) as e
+order by wanted.position;
 
 -- name: feed
 -- What is new, once for all live readers: beside each event's text, what their filters ask.

@@ -8,7 +8,13 @@
 -- Each item is looked up through the narrowest index that it offers: tags before agents
 -- before types. Every statement below walks one index in the order of positions and
 -- stops at the limit, so that its cost follows what it returns and not the size of the
--- book. `offset 0` keeps the planner from turning a probe of one row into a hash of all.
+-- book. That must not hang on statistics, which a new or restored book has none of:
+--   * `offset 0` keeps the planner from turning a probe of one row into a hash of all;
+--   * an agent (or a type) and a position are bounded together, as a row, and ordered so:
+--     only the index on just these gives that order. With `agent_name = …` the planner
+--     may take the primary key for its order, and read the whole book for a rare agent;
+--   * bitmap and sequential scans are off: both read all that could match and sort it;
+--   * the plans are generic, and so the same at every call.
 --
 -- STABLE is a promise that matters here: the function looks through the snapshot of the
 -- statement that calls it. A page and its head are one snapshot for that reason, and a
@@ -24,6 +30,9 @@ create function counterfoil.matching_v1(
 ) returns setof bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_bitmapscan = off
+set enable_seqscan = off
 rows 100
 as $$
 declare
@@ -109,11 +118,12 @@ begin
                     from unnest(v_item.agents) as wanted (agent_name)
                     cross join lateral (
                         select e.position from counterfoil.events e
-                        where e.tenant_id = p_tenant_id and e.agent_name = wanted.agent_name
-                          and e.position > p_after and e.position <= p_up_to
+                        where e.tenant_id = p_tenant_id
+                          and (e.agent_name, e.position) > (wanted.agent_name, p_after)
+                          and (e.agent_name, e.position) <= (wanted.agent_name, p_up_to)
                           and (v_item.types is null or e.event_type = any (v_item.types))
                           and (p_payload is null or e.payload @> p_payload)
-                        order by e.position desc limit p_limit
+                        order by e.agent_name desc, e.position desc limit p_limit
                     ) as by_agent);
             else
                 v_found := v_found || array(
@@ -121,11 +131,12 @@ begin
                     from unnest(v_item.agents) as wanted (agent_name)
                     cross join lateral (
                         select e.position from counterfoil.events e
-                        where e.tenant_id = p_tenant_id and e.agent_name = wanted.agent_name
-                          and e.position > p_after and e.position <= p_up_to
+                        where e.tenant_id = p_tenant_id
+                          and (e.agent_name, e.position) > (wanted.agent_name, p_after)
+                          and (e.agent_name, e.position) <= (wanted.agent_name, p_up_to)
                           and (v_item.types is null or e.event_type = any (v_item.types))
                           and (p_payload is null or e.payload @> p_payload)
-                        order by e.position limit p_limit
+                        order by e.agent_name, e.position limit p_limit
                     ) as by_agent);
             end if;
         elsif v_item.types is not null then
@@ -135,10 +146,11 @@ begin
                     from unnest(v_item.types) as wanted (event_type)
                     cross join lateral (
                         select e.position from counterfoil.events e
-                        where e.tenant_id = p_tenant_id and e.event_type = wanted.event_type
-                          and e.position > p_after and e.position <= p_up_to
+                        where e.tenant_id = p_tenant_id
+                          and (e.event_type, e.position) > (wanted.event_type, p_after)
+                          and (e.event_type, e.position) <= (wanted.event_type, p_up_to)
                           and (p_payload is null or e.payload @> p_payload)
-                        order by e.position desc limit p_limit
+                        order by e.event_type desc, e.position desc limit p_limit
                     ) as by_type);
             else
                 v_found := v_found || array(
@@ -146,10 +158,11 @@ begin
                     from unnest(v_item.types) as wanted (event_type)
                     cross join lateral (
                         select e.position from counterfoil.events e
-                        where e.tenant_id = p_tenant_id and e.event_type = wanted.event_type
-                          and e.position > p_after and e.position <= p_up_to
+                        where e.tenant_id = p_tenant_id
+                          and (e.event_type, e.position) > (wanted.event_type, p_after)
+                          and (e.event_type, e.position) <= (wanted.event_type, p_up_to)
                           and (p_payload is null or e.payload @> p_payload)
-                        order by e.position limit p_limit
+                        order by e.event_type, e.position limit p_limit
                     ) as by_type);
             end if;
         else
