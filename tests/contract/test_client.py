@@ -42,7 +42,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
     with asyncio.Runner() as runner:
 
         def connected(service: Service, **settings: Any) -> Counterfoil:
-            settings = {"base_url": service.url, "timeout": 30} | settings
+            settings = {"base_url": service.url, "timeout": 30, **settings}
             if request.param == "blocking":
                 client = Counterfoil(**settings)
             else:

@@ -160,6 +160,11 @@ class AsyncFollower:
             chunk = await anext(chunks, None)
         except httpx2.RequestError as error:
             outcome: Failure | None = self._transport.settings.failure(error)
+        except BaseException:
+            # Interrupted or cancelled, which has ended the connection. That is no failure
+            # of the service: whoever iterates again gets another one at once.
+            self._chunks = self._response = None
+            raise
         else:
             if chunk is not None:
                 self._following.feed(chunk)

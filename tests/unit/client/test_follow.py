@@ -1,10 +1,14 @@
 """Following: every event once and in order, over connections that break."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import httpx2
 import pytest
 
 from counterfoil import (
     APIConnectionError,
+    AsyncCounterfoil,
     AuthenticationError,
     BookRestored,
     Counterfoil,
@@ -293,3 +297,32 @@ def test_leaving_closes_the_connection_and_iterating_again_opens_another(
     assert len(book.opened_streams) == 2
     events.close()
     events.close()
+
+
+def test_a_wait_that_was_cut_short_loses_nothing(book: SimulatedBook, clock: Clock) -> None:
+    class Quiet(Stream):
+        """Says nothing more after its chunks, and does not end either."""
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for chunk in super().__aiter__():
+                yield chunk
+            await asyncio.Event().wait()
+
+    async def impatient() -> None:
+        http = httpx2.AsyncClient(transport=book.transport)
+        follower = AsyncCounterfoil(http_client=http, sleep=clock.sleep_async).events.follow(
+            after=0, max_reconnects=0
+        )
+        async with http, follower as events:
+            assert (await anext(events)).id == 1
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(events), 0.01)
+            assert book.opened_streams[0].closed
+            book.add(1)
+            assert (await anext(events)).id == 2
+
+    book.add(1)
+    book.streams.extend([lambda content: Quiet([content, b"id: half"], None)] * 2)
+    asyncio.run(impatient())
+    assert resumed_from(book) == [None, f"{book.incarnation}.1"]
+    assert clock.waits == []
