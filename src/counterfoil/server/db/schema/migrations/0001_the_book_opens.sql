@@ -95,19 +95,26 @@ create table counterfoil.idempotency_keys (
 -- The service's role holds no right to change an event. This guards against everyone
 -- else, the owner's own slips included: an event can only ever be blanked.
 create function counterfoil.refuse_change() returns trigger
-language plpgsql as $$
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
 begin
     raise exception 'counterfoil.% only grows: % is refused', tg_table_name, lower(tg_op)
         using errcode = 'restrict_violation';
 end
 $$;
 
+-- The search path is part of it: with an `=` for rows of its own in front, the eraser could
+-- make a forged row equal to the old one. And rows are compared by their bytes (*<>),
+-- because to `=` a context of 1.0 and one of 1.00 are the same.
 create function counterfoil.refuse_change_but_blanking() returns trigger
-language plpgsql as $$
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
 begin
     old.payload := null;
     old.salt := null;
-    if new is distinct from old then
+    if new *<> old then
         raise exception 'an event can be blanked (payload and salt set to null), never changed'
             using errcode = 'restrict_violation';
     end if;
