@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["tests.support.cluster"]
+pytest_plugins = ["tests.promises", "tests.support.cluster"]
 
 
 @pytest.fixture(scope="session")
