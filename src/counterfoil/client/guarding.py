@@ -1,19 +1,22 @@
 """Read by a query, then write under the same query as condition: without I/O.
 
-Theory of operation. A guard is in one of four states, and a commit or a read moves it:
+Theory of operation. A guard is in one of three states, and a read or a commit moves it:
 
-| state     | how it gets there                        | ``commit``                      |
-|-----------|------------------------------------------|---------------------------------|
-| unread    | made                                     | refused: nothing was relied on  |
-| fresh     | all pages read                           | sent                            |
-| pending   | a commit is under way, or its outcome    | only with the same idempotency  |
-|           | is not known                             | key                             |
-| spent     | committed, or refused because the book   | refused: ``refresh()`` first    |
-|           | has moved on                             |                                 |
+| state  | how it gets there                               | ``commit``                      |
+|--------|-------------------------------------------------|---------------------------------|
+| unread | made; a read that did not come to its end       | refused: nothing was relied on  |
+| fresh  | all pages read                                  | sent                            |
+| spent  | committed, or refused because the book moved on | refused: ``refresh()`` first    |
 
-A commit that certainly was not written for another reason (input at fault, service busy)
-leaves the guard fresh: what was read is still what the decision rests on. Reading again
-(``refresh``) makes any guard fresh.
+A commit that was not written for another reason (input at fault, service busy) leaves the
+guard fresh: what was read is still what the decision rests on.
+
+Beside its state, a guard remembers the idempotency key of a commit whose outcome is *open*:
+under way, cancelled, or ``OutcomeUnknown``. Until that is settled every commit has to bear
+this key, after a refresh too, because a decision that was written without the caller's
+knowledge need not match the guard's query, and so would not show in what is read again. With
+the key, whatever is sent, at most one of the commits is ever written: the same content is
+answered with what was stored, and other content is refused when there is something.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from counterfoil.client.errors import (
     BookRestored,
     ConditionFailed,
     GuardTooLarge,
+    IdempotencyMismatch,
     OutcomeUnknown,
     UsageError,
 )
@@ -59,7 +63,6 @@ GUARD_PAGE_EVENTS: Final = 1_000
 class _State(Enum):
     UNREAD = auto()
     FRESH = auto()
-    PENDING = auto()
     SPENT = auto()
 
 
@@ -124,7 +127,7 @@ class GuardCore:
         self._max_events = max_events
         self._state = _State.UNREAD
         self._seen: Seen | None = None
-        self._pending_key: str | None = None
+        self._open_key: str | None = None
 
     def __repr__(self) -> str:
         head = f", head={self._seen.head}" if self._seen else ""
@@ -180,33 +183,37 @@ class GuardCore:
                 "This guard has been used: the book has moved on since it was read. Call "
                 "`refresh()`, look again, and commit then."
             )
-        if self._state is _State.PENDING and idempotency_key != self._pending_key:
+        if self._open_key is not None and idempotency_key != self._open_key:
             raise UsageError(
-                "A commit of this guard is under way or its outcome is unknown. Commit the same "
-                f"again with idempotency_key={self._pending_key!r}, or `refresh()` and look."
+                "A commit of this guard is under way, or its outcome is unknown. Commit again "
+                f"with idempotency_key={self._open_key!r}: no more than one is then written."
             )
 
     @contextmanager
     def sending(self, ask: Ask[Stored] | Ask[StoredBatch]) -> Iterator[None]:
-        """Hold the guard while a commit is under way, and take its outcome into account.
-
-        Whatever leaves the outcome open, a cancelled task included, leaves it pending.
-        """
-        was_pending = self._state is _State.PENDING
-        self._state = _State.PENDING
-        self._pending_key = ask.request.idempotency_key
+        """Take the outcome of a commit into account, however it ends."""
+        was_open = self._open_key is not None
+        self._open_key = ask.request.idempotency_key  # What is raised past us leaves it open.
         try:
             yield
         except (ConditionFailed, BookRestored):
-            self._state = _State.SPENT
+            self._settled(_State.SPENT)
+            raise
+        except IdempotencyMismatch:
+            # The key has been used: by the commit that was open, or by another call.
+            self._settled(_State.SPENT if was_open else _State.FRESH)
             raise
         except OutcomeUnknown:
             raise
         except APIError:
-            # Not written, for a reason that does not touch what was read. But a second try
-            # that did not get through says nothing about the first.
-            if not was_pending:
-                self._state = _State.FRESH
+            # Not written, for a reason that does not touch what was read. But an attempt
+            # that did not get through says nothing about the one before it.
+            if not was_open:
+                self._settled(_State.FRESH)
             raise
         else:
-            self._state = _State.SPENT
+            self._settled(_State.SPENT)
+
+    def _settled(self, state: _State) -> None:
+        self._open_key = None
+        self._state = state

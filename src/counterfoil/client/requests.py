@@ -46,7 +46,10 @@ Parameters = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request, without the service's address and without the API key."""
+    """One HTTP request, without the service's address and without the API key.
+
+    Each request that writes has an idempotency key, and no other has one.
+    """
 
     method: str
     path: str
@@ -55,11 +58,6 @@ class Request:
     idempotency_key: str | None = None
     last_event_id: str | None = None
     accept: str = "application/json"
-
-    @property
-    def writes(self) -> bool:
-        """Whether the request may change the book; each such request has a key."""
-        return self.idempotency_key is not None
 
     def headers(self) -> dict[str, str]:
         """Return the headers that belong to this request."""

@@ -107,7 +107,8 @@ class Guard:
         Raises:
             ConditionFailed: something was; nothing is written. ``refresh``, decide again.
             BookRestored: the book was restored since; ``refresh``, decide again.
-            OutcomeUnknown: commit the same again with the error's ``idempotency_key``.
+            OutcomeUnknown: commit the same again with the error's ``idempotency_key``. Until
+                that is settled, the guard takes no other key.
             UsageError: the guard was committed already, or has to be read again first.
         """
         event = NewEvent(

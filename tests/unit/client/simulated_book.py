@@ -46,7 +46,7 @@ class Fault:
 class Stream(httpx2.SyncByteStream, httpx2.AsyncByteStream):
     """A body that comes in chunks, and ends or breaks after them."""
 
-    def __init__(self, chunks: list[bytes], broken: Exception | None) -> None:
+    def __init__(self, chunks: list[bytes], broken: BaseException | None) -> None:
         self.chunks = chunks
         self.broken = broken
         self.closed = False

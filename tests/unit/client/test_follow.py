@@ -299,6 +299,25 @@ def test_leaving_closes_the_connection_and_iterating_again_opens_another(
     events.close()
 
 
+def test_an_interrupted_wait_is_no_failure_of_the_service(
+    cf: Counterfoil, book: SimulatedBook, clock: Clock
+) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    book.add(1)
+    book.streams.append(lambda content: Stream([content], Interrupt()))
+    events = cf.events.follow(after=0, max_reconnects=0)
+    assert next(events).id == 1
+    with pytest.raises(Interrupt):
+        next(events)
+    assert book.opened_streams[0].closed
+    book.add(1)
+    assert take(events, 1) == [2]
+    assert clock.waits == []
+    events.close()
+
+
 def test_a_wait_that_was_cut_short_loses_nothing(book: SimulatedBook, clock: Clock) -> None:
     class Quiet(Stream):
         """Says nothing more after its chunks, and does not end either."""

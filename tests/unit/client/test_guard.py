@@ -15,6 +15,7 @@ from counterfoil import (
     Counterfoil,
     Event,
     GuardTooLarge,
+    IdempotencyMismatch,
     InvalidRequestError,
     NewEvent,
     OutcomeUnknown,
@@ -256,6 +257,47 @@ def test_a_second_try_that_does_not_get_through_leaves_it_in_doubt(
         with pytest.raises(UsageError, match="outcome is unknown"):
             seen.commit(**APPROVED)
         assert seen.commit(**APPROVED, idempotency_key=key).replayed
+
+
+def test_a_second_look_does_not_make_a_commit_in_doubt_forgotten(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    # The approval does not match the guard's query: reading again would not show it.
+    with cf.guard(tags=TX, types="flag") as seen:
+        book.faults.extend([Fault(httpx2.ReadError("reset"), served=True)] * 3)
+        with pytest.raises(OutcomeUnknown) as unknown:
+            seen.commit(**APPROVED)
+        seen.refresh()
+        assert not seen.events
+        with pytest.raises(UsageError, match="outcome is unknown"):
+            seen.commit(**APPROVED)
+        with pytest.raises(IdempotencyMismatch):
+            seen.commit(**APPROVED, idempotency_key=unknown.value.idempotency_key)
+        assert book.head == 1
+        with pytest.raises(UsageError, match="has been used"):
+            seen.commit(**APPROVED)
+
+
+def test_a_second_look_may_write_what_was_lost(cf: Counterfoil, book: SimulatedBook) -> None:
+    with cf.guard(tags=TX, types="flag") as seen:
+        book.faults.extend([Fault(httpx2.ReadError("reset"))] * 3)
+        with pytest.raises(OutcomeUnknown) as unknown:
+            seen.commit(**APPROVED)
+        flag(book)
+        seen.refresh()
+        declined = APPROVED | {"event_type": "declined"}
+        assert not seen.commit(**declined, idempotency_key=unknown.value.idempotency_key).replayed
+    assert [event["event_type"] for event in book.events] == ["flag", "declined"]
+
+
+def test_a_key_that_was_used_elsewhere_leaves_the_guard_as_it_was(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    cf.events.append(**APPROVED | {"tags": ()}, idempotency_key="taken")
+    with cf.guard(tags=TX, types="flag") as seen:
+        with pytest.raises(IdempotencyMismatch):
+            seen.commit(**APPROVED, idempotency_key="taken")
+        assert seen.commit(**APPROVED, idempotency_key="free").id == book.head == 2
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Reading: pages that belong together, filters that arrive, values that keep their digits."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import httpx2
 import pytest
 
 from counterfoil import (
     APIConnectionError,
+    AsyncCounterfoil,
     Counterfoil,
     NotFoundError,
     QueryItem,
@@ -17,6 +20,15 @@ from counterfoil import (
 )
 from tests.unit.client.doors import Connect
 from tests.unit.client.simulated_book import Fault, SimulatedBook
+
+EVENT = {
+    "id": 1,
+    "agent_name": "a",
+    "event_type": "t",
+    "payload": {},
+    "tags": [],
+    "created_at": "2025-01-02T03:04:05Z",
+}
 
 
 def ids(events: object) -> list[int]:
@@ -168,17 +180,7 @@ def test_a_page_that_cannot_be_had_ends_the_iteration_with_its_error(
 
 
 def page(head: int, positions: list[int], more: str | None = None, life: str = "x") -> Fault:
-    events = [
-        {
-            "id": position,
-            "agent_name": "a",
-            "event_type": "t",
-            "payload": {},
-            "tags": [],
-            "created_at": "2025-01-02T03:04:05+00:00",
-        }
-        for position in positions
-    ]
+    events = [EVENT | {"id": position} for position in positions]
     document = {"events": events, "head": head, "next": more, "has_more": more is not None}
     headers = {"Counterfoil-Incarnation": life}
     return Fault(httpx2.Response(200, json=document, headers=headers))
@@ -203,19 +205,22 @@ def test_pages_that_do_not_belong_together_are_refused(
         list(cf.events.list())
 
 
+WRONG: list[dict[str, Any]] = [
+    {"id": True},
+    {"agent_name": 2},
+    {"payload": []},
+    {"tags": 3},
+    {"created_at": 5},
+    {"created_at": "soon"},
+    {"created_at": "2025-01-02T03:04:05"},
+    {"occurred_at": ""},
+    {"caused_by": ["1"]},
+    {"context": "m-1"},
+]
+
+
 @pytest.mark.parametrize(
-    "body",
-    [
-        b"<html>",
-        b"[]",
-        b"{}",
-        b'{"id": 1}',
-        b'{"id": true, "agent_name": "a", "event_type": "t", "payload": {}, "tags": []}',
-        b'{"id": 1, "agent_name": 2, "event_type": "t", "payload": {}, "tags": []}',
-        b'{"id": 1, "agent_name": "a", "event_type": "t", "payload": [], "tags": []}',
-        b'{"id": 1, "agent_name": "a", "event_type": "t", "payload": {}, "tags": [], "created_at": 5}',
-        b'{"ids": [1], "created_at": "2025-01-02T03:04:05"}',
-    ],
+    "body", [b"<html>", b"[]", b"{}", *(json.dumps(EVENT | wrong).encode() for wrong in WRONG)]
 )
 def test_an_answer_that_is_not_the_services_is_not_believed(
     cf: Counterfoil, book: SimulatedBook, body: bytes
@@ -223,3 +228,18 @@ def test_an_answer_that_is_not_the_services_is_not_believed(
     book.faults.append(Fault(httpx2.Response(200, content=body)))
     with pytest.raises(UnexpectedAnswer, match="Check that `base_url` names the service"):
         cf.events.get(1)
+
+
+def test_asynchronous_reads_read_like_python(book: SimulatedBook) -> None:
+    async def read() -> list[int]:
+        async with httpx2.AsyncClient(transport=book.transport) as http:
+            cf = AsyncCounterfoil(http_client=http)
+            found = [event.id async for event in cf.events.list(limit=2)]
+            found += [len(page) async for page in cf.events.list(limit=2).pages()]
+            async for event in cf.events.follow(after=2):
+                found.append(event.id)
+                break
+            return found
+
+    book.add(3)
+    assert asyncio.run(read()) == [1, 2, 3, 2, 1, 3]
