@@ -193,6 +193,9 @@ class AsyncEvents:
     async def latest(self, agent_name: str, *, limit: int = 20, before: int | None = None) -> Page:
         """Return an agent's latest events, newest first: one page, with its head.
 
+        The page may be shorter than ``limit`` when its events are very large; ``has_more``
+        says that there are others, and ``before`` leads to them.
+
         >>> for event in await cf.events.latest("fraud_agent"):
         ...     print(event.id, event.payload)
         """

@@ -142,7 +142,7 @@ class OutcomeUnknown(APIError):
     def __init__(self, reason: str, *, idempotency_key: str, attempts: int) -> None:
         times = "once" if attempts == 1 else f"{attempts} times"
         super().__init__(
-            f"It is not known whether this was written (sent {times}; at last: {reason}) "
+            f"It is not known whether this was written (tried {times}; at last: {reason}) "
             f"Send the same again with idempotency_key={idempotency_key!r}: it is then stored "
             "once, whatever became of this call."
         )

@@ -78,9 +78,9 @@ class Event:
 class NewEvent:
     """One event of a batch, to be written; the same fields as ``events.append`` takes.
 
-    >>> NewEvent(agent_name="risk", event_type="scored", payload={"customer_id": "c1"})
-    ... # doctest: +ELLIPSIS
-    NewEvent(agent_name='risk', event_type='scored', payload={'customer_id': 'c1'}, ...)
+    >>> scored = NewEvent(
+    ...     agent_name="risk_agent", event_type="risk_score", payload={"customer_id": "cust_123"}
+    ... )
     """
 
     agent_name: str
