@@ -1,0 +1,83 @@
+"""Two processes of the service at one book, and a superuser who sees who waits for whom.
+
+The services are shared by all races of a run: starting two takes longer than most races.
+So a test works on a transaction of its own (``tx``) and counts from the head that it finds.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import pytest
+
+from tests.support.appends import Caller, calling
+from tests.support.cluster import Cluster, Database
+from tests.support.gates import Book, opened_book
+from tests.support.service import Service, running_service
+
+T = TypeVar("T")
+
+Start = Callable[[Coroutine[Any, Any, T]], asyncio.Task[T]]
+
+
+class TwoServices(NamedTuple):
+    """Two independent processes of the service at one database."""
+
+    database: Database
+    one: Service
+    other: Service
+
+
+@pytest.fixture(scope="session")
+def services(cluster: Cluster) -> Iterator[TwoServices]:
+    """Two services and their database."""
+    with (
+        cluster.database() as database,
+        running_service(database.url) as one,
+        running_service(database.url) as other,
+    ):
+        yield TwoServices(database, one, other)
+
+
+@pytest.fixture
+async def one(services: TwoServices) -> AsyncIterator[Caller]:
+    """An agent at the first service."""
+    async with calling(services.one.url) as caller:
+        yield caller
+
+
+@pytest.fixture
+async def other(services: TwoServices) -> AsyncIterator[Caller]:
+    """An agent at the second service."""
+    async with calling(services.other.url) as caller:
+        yield caller
+
+
+@pytest.fixture
+async def book(services: TwoServices) -> AsyncIterator[Book]:
+    """The book that both services write to."""
+    async with opened_book(services.database.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def tx() -> str:
+    """A transaction that no other test knows."""
+    return f"tx_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start[Any]]:
+    """Start something that will have to wait; what is left of it ends with the test."""
+    tasks: list[asyncio.Task[Any]] = []
+
+    def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        tasks.append(task)
+        return task
+
+    yield begin
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

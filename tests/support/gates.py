@@ -1,0 +1,168 @@
+"""Gates: how a race is held still, looked at, and let go.
+
+The product has no hooks for its tests, and needs none. Every append must lock its book's
+row, so whoever holds that row holds all appends at a known point: behind everything that
+is done before the lock, in front of everything that is done under it. PostgreSQL tells
+who waits for whom. So a race is not provoked and hoped for, but built::
+
+    async with book.held() as gate:            # nobody gets past the lock
+        one = start(...)
+        await book.waiting(1)                  # it is there: seen, not guessed
+        two = start(...)
+        await book.waiting(2)                  # behind the first, in this order
+        await gate.open()
+
+Appends wait for the lock for LOCK_WAIT_MILLISECONDS_MAX (2 s) and no longer, so a gate is
+opened as soon as everybody has arrived.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString, NamedTuple, cast
+
+import psycopg
+from psycopg import AsyncConnection
+
+from counterfoil.server.core import limits
+from counterfoil.server.db.pool import SERVICE_ROLE
+from counterfoil.server.log import store
+from counterfoil.server.log.model import AppendRequest
+from counterfoil.server.log.store import AppendResult
+from tests.support.waiting import eventually
+
+DEFAULT_TENANT = 1
+
+
+class Waiting(NamedTuple):
+    """A session that waits for a lock, and the sessions that it waits for."""
+
+    pid: int
+    application_name: str
+    blocked_by: list[int]
+
+
+class Gate:
+    """A session that holds something in an open transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    @property
+    def pid(self) -> int:
+        """The server process of this session, as ``Waiting.blocked_by`` names it."""
+        return self._connection.info.backend_pid
+
+    async def open(self) -> None:
+        """Let everybody through."""
+        await self._connection.commit()
+
+
+class Session(Gate):
+    """A session that appends as the service does: its own statement, under its own role.
+
+    A transaction begins with the first statement, and what was appended stays uncommitted,
+    and the book locked, until ``commit``.
+    """
+
+    async def append(
+        self,
+        *requests: AppendRequest,
+        tenant_id: int = DEFAULT_TENANT,
+        lock_wait_milliseconds: int = limits.LOCK_WAIT_MILLISECONDS_MAX,
+    ) -> list[AppendResult]:
+        """Run these requests as one group."""
+        documents = b"[" + b",".join(request.document for request in requests) + b"]"
+        cursor = await self._connection.execute(
+            store._SQL["append"],
+            {
+                "tenant_id": tenant_id,
+                "requests": documents.decode(),
+                "lock_wait_milliseconds": lock_wait_milliseconds,
+            },
+        )
+        return [AppendResult(*cast("Any", row)) for row in await cursor.fetchall()]
+
+    async def execute(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement in this session's transaction."""
+        cursor = await self._connection.execute(statement, values or None)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def commit(self) -> None:
+        """End the transaction; what was appended is in the book."""
+        await self._connection.commit()
+
+
+class Book:
+    """A database's books as a superuser sees them, beside whoever works on them."""
+
+    def __init__(self, url: str, observer: AsyncConnection) -> None:
+        self.url = url
+        self._observer = observer
+
+    async def rows(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
+        """What a query answers, in a transaction of its own."""
+        return await (await self._observer.execute(statement, values or None)).fetchall()
+
+    async def value(self, statement: LiteralString, *values: object) -> Any:
+        """The one value that a query answers."""
+        ((value,),) = await self.rows(statement, *values)
+        return value
+
+    async def head(self, tenant_id: int = DEFAULT_TENANT) -> int:
+        """The book's last position."""
+        return int(
+            await self.value(
+                "select coalesce(max(position), 0) from counterfoil.events where tenant_id = %s",
+                tenant_id,
+            )
+        )
+
+    async def waiting(self, count: int) -> list[Waiting]:
+        """Wait until so many sessions of this database wait for a lock; the longest first."""
+
+        async def look() -> list[Waiting] | None:
+            found = await self.rows(
+                "select a.pid, a.application_name, pg_blocking_pids(a.pid)"
+                " from pg_stat_activity as a"
+                " where a.datname = current_database() and a.wait_event_type = 'Lock'"
+                " order by a.query_start"
+            )
+            return [Waiting(*row) for row in found] if len(found) == count else None
+
+        return await eventually(look, f"{count} sessions to wait for a lock")
+
+    @asynccontextmanager
+    async def session(self, *, role: str | None = SERVICE_ROLE) -> AsyncIterator[Session]:
+        """An independent session: as the service's role, or (None) as a superuser."""
+        async with await psycopg.AsyncConnection.connect(
+            self.url, application_name="test session"
+        ) as connection:
+            if role is not None:
+                await connection.execute(psycopg.sql.SQL("set role {}").format(_name(role)))
+                await connection.commit()
+            try:
+                yield Session(connection)
+            finally:
+                await connection.rollback()
+
+    @asynccontextmanager
+    async def held(self, tenant_id: int = DEFAULT_TENANT) -> AsyncIterator[Gate]:
+        """Hold a book's row while the block runs, or until the gate is opened."""
+        async with self.session(role=None) as session:
+            await session.execute(
+                "select from counterfoil.books where tenant_id = %s for no key update", tenant_id
+            )
+            yield session
+
+
+@asynccontextmanager
+async def opened_book(url: str) -> AsyncIterator[Book]:
+    """Look at the books of the database at ``url``, which has to be a superuser's."""
+    async with await psycopg.AsyncConnection.connect(
+        url, autocommit=True, application_name="test observer"
+    ) as observer:
+        yield Book(url, observer)
+
+
+def _name(role: str) -> psycopg.sql.Identifier:
+    return psycopg.sql.Identifier(role)
