@@ -144,8 +144,8 @@ LATEST: Final = parts.call(
 _PAGE_EXAMPLE: Final[Json] = {
     "events": [parts.EVENT_EXAMPLE],
     "head": 42,
-    "next": None,
-    "has_more": False,
+    "next": "AQB8nmZ5dCVA3pRL4H_B-QrnAAAAAAAAACoAAAAAAAAAKQAJ0y5h",
+    "has_more": True,
 }
 LIST: Final = parts.call(
     "list_events",

@@ -60,8 +60,9 @@ def parameter(name: str, place: str, description: str, schema: Json, **more: Any
 REQUEST_ID: Final = parameter(
     "X-Request-Id",
     "header",
-    "An id of your own for this request. One that is not visible ASCII, or too long, is replaced.",
-    {"type": "string", "maxLength": limits.REQUEST_ID_CHARACTERS_MAX},
+    f"An id of your own for this request: at most {limits.REQUEST_ID_CHARACTERS_MAX} visible ASCII "
+    "characters. Any other is replaced.",
+    {"type": "string"},
 )
 WRITE_HEADERS: Final = (
     parameter(
@@ -202,9 +203,9 @@ EVENT_EXAMPLE: Final[Json] = {
     "payload": {"transaction_id": "tx_987", "reason": "velocity_threshold_exceeded"},
     "tags": ["transaction:tx_987"],
     "created_at": "2026-03-01T12:00:00.000000+00:00",
-    "occurred_at": None,
-    "caused_by": [],
-    "context": None,
+    "occurred_at": "2026-03-01T11:59:58.250000+00:00",
+    "caused_by": [40, 41],
+    "context": {"model": "m-2026-02", "run_id": "run_5"},
 }
 NEW_EVENT_EXAMPLE: Final[Json] = {
     name: EVENT_EXAMPLE[name] for name in ("agent_name", "event_type", "payload")
