@@ -111,9 +111,9 @@ def migrate(url: str) -> list[str]:
         except psycopg.errors.InsufficientPrivilege as error:
             raise MigrationError(
                 f"The login of DATABASE_URL may not migrate this database: {error.diag.message_primary}. "
-                "Use one that may create schemas and roles, or have an administrator run "
-                "`create role counterfoil_service nologin; create role counterfoil_eraser nologin` "
-                "and `grant create on database` first."
+                "Use one that may create schemas and roles, or have an administrator run `create "
+                "role counterfoil_service nologin; create role counterfoil_eraser nologin`, and "
+                "`grant create on database …` and `grant counterfoil_service` to this login."
             ) from error
         except psycopg.errors.LockNotAvailable as error:
             raise MigrationError(

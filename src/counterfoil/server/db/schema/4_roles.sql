@@ -20,8 +20,11 @@ begin
             end;
         end if;
     end loop;
-    -- So that an owner who is no superuser can act as the service (`counterfoil dev`).
-    if not (select rolsuper from pg_roles where rolname = current_user) then
+    -- So that an owner who is no superuser can act as the service (`counterfoil dev`). Since
+    -- 16, who created a role is a member of it and yet cannot act as it.
+    if not pg_has_role('counterfoil_service', case
+        when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member'
+    end) then
         execute format('grant counterfoil_service to %I', current_user);
     end if;
 end
