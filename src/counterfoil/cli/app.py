@@ -4,9 +4,6 @@ No stack trace reaches a user: what is expected is a sentence and a code, and wh
 is a fault of ours, which is named, with the way to see more.
 """
 
-import os
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Final
 
@@ -15,11 +12,8 @@ import typer
 from counterfoil import CounterfoilError, __version__
 from counterfoil.cli import events, service
 from counterfoil.cli.demo import commands as demo
-from counterfoil.cli.exits import ExitCode, Failure, failure_of, help_table
+from counterfoil.cli.exits import ExitCode, Failure, failure_of, help_table, report_of_fault
 from counterfoil.cli.output import complain, print_line
-
-DEBUG_VARIABLE: Final = "COUNTERFOIL_DEBUG"
-"""Set to anything, a fault of ours shows its stack trace."""
 
 app = typer.Typer(
     name="counterfoil",
@@ -73,20 +67,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except CounterfoilError as error:
         return _report(failure_of(error))
     except Exception as error:  # noqa: BLE001 - the last net: a sentence instead of a trace
-        return _report_fault(error)
+        return _report(Failure(report_of_fault(error), ExitCode.FAULT))
     return ExitCode.OK
 
 
 def _report(failure: Failure) -> ExitCode:
     complain(failure.message)
     return failure.code
-
-
-def _report_fault(error: Exception) -> ExitCode:
-    if os.environ.get(DEBUG_VARIABLE):
-        traceback.print_exception(error, file=sys.stderr)
-    complain(
-        f"This is a fault of counterfoil: {type(error).__name__}: {error}\n"
-        f"Please report it. With {DEBUG_VARIABLE}=1 set, the same command shows where."
-    )
-    return ExitCode.FAULT

@@ -5,19 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
-from counterfoil import Condition, ConditionFailed, Counterfoil, Event
+from counterfoil import Condition, ConditionFailed, Counterfoil
 from counterfoil.cli import arguments
 from counterfoil.cli.exits import ExitCode, Misused
 from counterfoil.cli.output import (
+    EventPrinter,
     Format,
     complain,
-    event_heading,
-    event_line,
     moment,
     print_json,
     print_line,
     remark,
-    results,
 )
 from counterfoil.client.document import decode
 from counterfoil.client.requests import Order
@@ -186,10 +184,9 @@ def read(
             limit=_PAGE_EVENTS if everything else min(limit, _PAGE_EVENTS),
         )
         shown = 0
-        if output is Format.TEXT:
-            results().print(event_heading())
+        printer = EventPrinter(output)
         for event in found if everything else islice(found, limit):
-            _show(event, output)
+            printer.show(event)
             shown += 1
         more = "" if everything or shown < limit else " There may be more: --all, or a larger -n."
         remark(f"{shown} event{'' if shown == 1 else 's'}, read at head {found.head}.{more}")
@@ -222,8 +219,7 @@ def tail(
     """
     contained = None if payload is None else arguments.read_object(payload, "--payload")
     with connected(base_url, api_key) as cf:
-        if output is Format.TEXT:
-            results().print(event_heading())
+        printer = EventPrinter(output)
         for event in cf.events.follow(
             tags=tag or (),
             types=event_type or (),
@@ -231,7 +227,7 @@ def tail(
             payload=contained,
             after=after,
         ):
-            _show(event, output)
+            printer.show(event)
 
 
 def connected(base_url: str | None, api_key: str | None) -> Counterfoil:
@@ -246,14 +242,6 @@ def connected(base_url: str | None, api_key: str | None) -> Counterfoil:
         raise Misused(str(error)) from None
 
 
-def _show(event: Event, output: Format) -> None:
-    if output is Format.JSON:
-        print_line(event.to_json())
-        return
-    console = results()
-    console.print(event_line(event, console.width if console.is_terminal else None))
-
-
 def _show_refusal(refusal: ConditionFailed, output: Format) -> None:
     if output is Format.JSON:
         conflicts: list[Any] = [decode(event.to_json()) for event in refusal.conflicts]
@@ -263,5 +251,6 @@ def _show_refusal(refusal: ConditionFailed, output: Format) -> None:
         "Read what stands in its way, decide again, and use that head as --after."
     )
     if output is Format.TEXT:
+        printer = EventPrinter(output)
         for event in refusal.conflicts:
-            _show(event, output)
+            printer.show(event)

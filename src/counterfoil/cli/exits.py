@@ -3,6 +3,8 @@
 Scripts decide on these numbers, so they are part of the product: none changes its meaning.
 """
 
+import os
+import traceback
 from enum import IntEnum
 from typing import Final
 
@@ -24,16 +26,20 @@ class ExitCode(IntEnum):
 
 
 MEANINGS: Final[dict[ExitCode, str]] = {
-    ExitCode.OK: "done",
+    ExitCode.OK: "done; for a service: stopped in order",
     ExitCode.REFUSED: "refused by the service, or a check found something wrong",
     ExitCode.USAGE: "the command was called in a way that cannot work",
     ExitCode.UNAVAILABLE: "the service or the database cannot be reached, or is too busy",
     ExitCode.CONDITION_FAILED: "the condition of an append no longer held; nothing was written",
     ExitCode.OUTCOME_UNKNOWN: "it may have been written: repeat it with the key that was shown",
     ExitCode.FAULT: "a fault of counterfoil itself",
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
-    ExitCode.TERMINATED: "ended by SIGTERM, after stopping in order",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C) before it was done",
+    ExitCode.TERMINATED: "ended by SIGTERM before it was done",
 }
+
+
+DEBUG_VARIABLE: Final = "COUNTERFOIL_DEBUG"
+"""Set to anything, a fault of ours shows its stack trace."""
 
 
 class Failure(Exception):
@@ -73,6 +79,17 @@ def failure_of(error: errors.CounterfoilError) -> Failure:
     if isinstance(error, errors.APIConnectionError):
         message += " `counterfoil dev` starts one on this machine."
     return Failure(message, code)
+
+
+def report_of_fault(error: BaseException) -> str:
+    """What is said of an error that nobody has foreseen, with the way to see more."""
+    trace = ""
+    if os.environ.get(DEBUG_VARIABLE):
+        trace = "".join(traceback.format_exception(error))
+    return (
+        f"{trace}This is a fault of counterfoil: {type(error).__name__}: {error}\n"
+        f"Please report it. With {DEBUG_VARIABLE}=1 set, the same command shows where."
+    )
 
 
 def help_table() -> str:

@@ -99,8 +99,27 @@ _AGENT_STYLES: Final = ("cyan", "magenta", "green", "yellow", "blue", "bright_cy
 """An agent keeps its colour from call to call. Red is left for what is wrong."""
 
 
-def event_heading() -> Text:
-    """The headings above events written by ``event_line``."""
+class EventPrinter:
+    """Prints events as they come, one a line: under headings, or as JSON.
+
+    A line for people is cut to the terminal's width, and is whole in a pipe or a file.
+    """
+
+    def __init__(self, output: Format) -> None:
+        self._console = results() if output is Format.TEXT else None
+        if self._console is not None:
+            self._console.print(_heading())
+
+    def show(self, event: Event) -> None:
+        """Print one event."""
+        if self._console is None:
+            print_line(event.to_json())
+        else:
+            width = self._console.width if self._console.is_terminal else None
+            self._console.print(event_line(event, width))
+
+
+def _heading() -> Text:
     return Text(
         f"{'ID':>{_ID_WIDTH}}  {'CREATED (UTC)':<{_TIME_WIDTH}}  {'AGENT':<{_AGENT_WIDTH}}  "
         f"{'TYPE':<{_TYPE_WIDTH}}  PAYLOAD",

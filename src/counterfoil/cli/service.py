@@ -66,7 +66,7 @@ def dev(
     API_KEY, calls from this machine need no key, and nothing else may listen.
 
     When all is ready, one line with the address appears on standard output. Ctrl-C stops
-    everything; what was written stays.
+    everything, in order, and ends with 0; what was written stays.
 
     For example:
 
@@ -86,12 +86,14 @@ def dev(
         if until_stdin_closes:
             _stop_when_stdin_closes()
         with database(data_dir) as (url, place):
-            migrate_database(url)
+            # What the environment says is not said again: an error names the variable then.
+            embedded = {} if os.environ.get("DATABASE_URL") else {"database_url": url}
             settings = Settings.from_environment(
-                database_url=url,
+                **embedded,
                 log_format=os.environ.get("COUNTERFOIL_LOG_FORMAT", "console"),
                 log_level=os.environ.get("COUNTERFOIL_LOG_LEVEL", "warning"),
             )
+            migrate_database(url)
             _show_banner(place, key_needed=settings.api_key is not None)
             _run(settings, host, port, workers=1)
 
@@ -106,7 +108,7 @@ def serve(
     """Start the service for production.
 
     Needs DATABASE_URL and API_KEY. Does not change the database: run `counterfoil migrate`
-    first. Stops on SIGTERM, after finishing what it has accepted.
+    first. Stops on SIGTERM, after finishing what it has accepted, and ends with 0.
 
     For example:
 
@@ -236,6 +238,11 @@ def server_library() -> Iterator[None]:
         raise Failure(
             f"The database cannot be reached: {error}".rstrip(), ExitCode.UNAVAILABLE
         ) from error
+    except psycopg.ProgrammingError as error:
+        if error.sqlstate is not None:
+            raise Failure(f"The database refused: {error}".rstrip()) from error
+        # It was never sent: the address itself cannot be read, and holds the password.
+        raise Misused("DATABASE_URL is not an address that PostgreSQL understands.") from None
     except psycopg.Error as error:
         raise Failure(f"The database refused: {error}".rstrip()) from error
 

@@ -178,6 +178,7 @@ BAD_BOOKS = (
     ),
     BadBook("read_head is no number", "seen", 7, _payload(7, read_head="6")),
     BadBook("read_head lies ahead", "seen", 7, _payload(7, read_head=7)),
+    BadBook("read less than it rests on", "seen", 7, _payload(7, read_head=4)),
     BadBook(
         "declined without a flag",
         "grounds",

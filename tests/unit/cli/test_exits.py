@@ -6,7 +6,15 @@ import pytest
 import typer
 
 from counterfoil.cli import app as command_line
-from counterfoil.cli.exits import MEANINGS, ExitCode, Failure, Misused, failure_of, help_table
+from counterfoil.cli.exits import (
+    DEBUG_VARIABLE,
+    MEANINGS,
+    ExitCode,
+    Failure,
+    Misused,
+    failure_of,
+    help_table,
+)
 from counterfoil.client import errors
 
 
@@ -95,10 +103,10 @@ def test_a_fault_of_ours_says_how_to_see_more(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv(command_line.DEBUG_VARIABLE, raising=False)
+    monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
     failing(ZeroDivisionError("oh"))
     assert "fault of counterfoil: ZeroDivisionError: oh" in capsys.readouterr().err
 
-    monkeypatch.setenv(command_line.DEBUG_VARIABLE, "1")
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
     failing(ZeroDivisionError("oh"))
     assert "Traceback" in capsys.readouterr().err

@@ -39,7 +39,7 @@ from counterfoil.cli.demo import policies, wire
 from counterfoil.cli.demo import vocabulary as words
 from counterfoil.cli.demo.transactions import Transaction
 from counterfoil.cli.demo.wire import Brief, Wire
-from counterfoil.cli.exits import ExitCode, failure_of
+from counterfoil.cli.exits import ExitCode, failure_of, report_of_fault
 
 RECONNECTS_MAX: Final = 5
 """How often an agent tries to get its stream back before it gives up."""
@@ -340,20 +340,21 @@ def main() -> int:
         asyncio.run(live(sys.argv[1]))
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except CounterfoilError as error:
+    except Exception as error:  # noqa: BLE001 - the conductor shows what is said here
         return _give_up(error)
-    except ExceptionGroup as group:
-        first = group.exceptions[0]
-        if not isinstance(first, CounterfoilError):
-            raise
-        return _give_up(first)
     return ExitCode.OK
 
 
-def _give_up(error: CounterfoilError) -> ExitCode:
-    failure = failure_of(error)
-    sys.stderr.write(f"{failure.message}\n")
-    return failure.code
+def _give_up(error: Exception) -> ExitCode:
+    """Say why on standard error; of several tasks' errors, the first."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, CounterfoilError):
+        failure = failure_of(error)
+        sys.stderr.write(f"{failure.message}\n")
+        return failure.code
+    sys.stderr.write(f"{report_of_fault(error)}\n")
+    return ExitCode.FAULT
 
 
 if __name__ == "__main__":

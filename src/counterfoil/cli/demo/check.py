@@ -14,7 +14,7 @@ Over each transaction of the demo, once all events are in
   decided    approved or declined exactly once
   late-flag  no approval above a flag of its transaction; if the flag also lies above the
              head that the approver had read (`read_head`), it slipped past
-  seen       every approval says what its author had read, and that can be so
+  seen       every approval says what its author had read: what it rests on, and not itself
   grounds    a decline rests on a flag that was there
   causes     whatever is said of a transaction rests on earlier events of that transaction
 
@@ -281,12 +281,14 @@ def _judge(transaction_id: str, entries: list[_Entry]) -> Iterator[Finding]:
 
 def _judge_approval(approval: _Entry, flags: list[int]) -> Iterator[Finding]:
     position, read_head = approval.position, approval.read_head
-    head_is_possible = _is_position(read_head) and read_head < position
+    grounds = max(approval.caused_by, default=0)
+    head_is_possible = _is_position(read_head) and grounds <= read_head < position
     if not head_is_possible:
         yield Finding(
             "seen",
             position,
-            f"The approval at {position} says that its author had read up to {read_head!r}.",
+            f"The approval at {position} says that its author had read up to {read_head!r}, "
+            "which cannot be.",
         )
     for flag in flags:
         if flag < position:

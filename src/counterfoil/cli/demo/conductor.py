@@ -137,11 +137,12 @@ async def _last_lines(stream: asyncio.StreamReader) -> str:
 
 
 def _obituary(name: str, code: int, said: str) -> Failure:
-    """Why an agent has ended, in its own last words; its exit code becomes the command's."""
-    known = code != ExitCode.OK and code in list(ExitCode)
+    """Why an agent has ended, in its own last words."""
+    codes = {ExitCode.UNAVAILABLE, ExitCode.OUTCOME_UNKNOWN}
     return Failure(
         f"The {name} ended early (exit code {code}). {said}".rstrip(),
-        ExitCode(code) if known else ExitCode.FAULT,
+        # Whether one write of one agent was made is not what the run's user asks.
+        ExitCode.UNAVAILABLE if code in codes else ExitCode.FAULT,
     )
 
 
