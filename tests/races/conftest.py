@@ -11,10 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
+from counterfoil.server.core.settings import Settings
+from counterfoil.server.log.operations import Log
 from tests.support.appends import Caller, calling
 from tests.support.cluster import Cluster, Database
 from tests.support.gates import Book, opened_book
 from tests.support.service import Service, running_service
+from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
@@ -59,6 +62,28 @@ async def book(services: TwoServices) -> AsyncIterator[Book]:
     """The book that both services write to."""
     async with opened_book(services.database.url) as opened:
         yield opened
+
+
+@pytest.fixture
+async def log(book: Book) -> AsyncIterator[Log]:
+    """A third process of the service, as it were: its log, in this one.
+
+    For what cannot be seen over HTTP: who was taken out of a queue, which stream is behind.
+    """
+    opened = await Log.open(Settings.from_environment(database_url=book.url))
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+async def queued(log: Log, count: int) -> None:
+    """Wait until so many appends wait in this process for their group to start."""
+
+    async def look() -> bool:
+        return sum(len(lane.waiting) for lane in log._writer._lanes.values()) == count
+
+    await eventually(look, f"{count} appends in the queue")
 
 
 @pytest.fixture

@@ -11,40 +11,18 @@ is written by half.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from counterfoil.server.core.errors import InvariantBroken
-from counterfoil.server.core.settings import Settings
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.operations import Log
-from tests.races.conftest import Start
+from tests.races.conftest import Start, queued
 from tests.support.appends import Caller, append_request, batch_request, note, stored
 from tests.support.gates import Book
-from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P1", "P2")]
-
-
-@pytest.fixture
-async def log(book: Book) -> AsyncIterator[Log]:
-    """A third process of the service, as it were: its log, in this one."""
-    opened = await Log.open(Settings.from_environment(database_url=book.url))
-    try:
-        yield opened
-    finally:
-        await opened.close()
-
-
-async def queued(log: Log, count: int) -> None:
-    """Wait until so many appends wait in this process for their group to start."""
-
-    async def look() -> bool:
-        return sum(len(lane.waiting) for lane in log._writer._lanes.values()) == count
-
-    await eventually(look, f"{count} appends in the queue")
 
 
 async def payloads(book: Book, after: int) -> list[object]:

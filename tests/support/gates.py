@@ -16,19 +16,20 @@ Appends wait for the lock for LOCK_WAIT_MILLISECONDS_MAX (2 s) and no longer, so
 opened as soon as everybody has arrived.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString, NamedTuple, cast
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from counterfoil.server.core import limits
 from counterfoil.server.db.pool import SERVICE_ROLE
 from counterfoil.server.log import store
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.store import AppendResult
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS_MAX, eventually
 
 DEFAULT_TENANT = 1
 
@@ -91,6 +92,13 @@ class Session(Gate):
         """End the transaction; what was appended is in the book."""
         await self._connection.commit()
 
+    async def notified(self, payload: str) -> None:
+        """Wait for a notification with this payload, on a channel that is listened to."""
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            async for notification in self._connection.notifies():
+                if notification.payload == payload:
+                    return
+
 
 class Book:
     """A database's books as a superuser sees them, beside whoever works on them."""
@@ -107,6 +115,17 @@ class Book:
         """The one value that a query answers."""
         ((value,),) = await self.rows(statement, *values)
         return value
+
+    async def administer(self, statement: LiteralString, **literals: str) -> None:
+        """Run a statement of an administrator's; ``{database}`` and ``{role}`` are this one's."""
+        connection = self._observer.info
+        names = {"database": connection.dbname, "role": connection.user}
+        await self._observer.execute(
+            sql.SQL(statement).format(
+                **{name: sql.Identifier(value) for name, value in names.items()},
+                **{name: sql.Literal(value) for name, value in literals.items()},
+            )
+        )
 
     async def head(self, tenant_id: int = DEFAULT_TENANT) -> int:
         """The book's last position."""
@@ -138,7 +157,7 @@ class Book:
             self.url, application_name="test session"
         ) as connection:
             if role is not None:
-                await connection.execute(psycopg.sql.SQL("set role {}").format(_name(role)))
+                await connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
                 await connection.commit()
             try:
                 yield Session(connection)
@@ -162,7 +181,3 @@ async def opened_book(url: str) -> AsyncIterator[Book]:
         url, autocommit=True, application_name="test observer"
     ) as observer:
         yield Book(url, observer)
-
-
-def _name(role: str) -> psycopg.sql.Identifier:
-    return psycopg.sql.Identifier(role)

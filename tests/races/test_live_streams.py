@@ -1,0 +1,148 @@
+"""A stream between its two states: behind, where it reads the table, and joined, where it
+is fed. Seen from inside, because from outside the two must look the same.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+
+from counterfoil.server.core import limits
+from counterfoil.server.log.follow import Stream, StreamItem
+from counterfoil.server.log.operations import Log
+from counterfoil.server.log.query import ReadRequest, judge_stream_parameters
+from tests.races.conftest import Start
+from tests.support.appends import Caller, append_request, batch_request, flag, note, stored
+from tests.support.gates import Book
+from tests.support.waiting import WAIT_SECONDS_MAX, eventually
+
+pytestmark = [pytest.mark.anyio, pytest.mark.promise("P2")]
+
+
+def tagged(transaction: str) -> ReadRequest:
+    """The filters of a stream that follows one transaction."""
+    filters, _ = judge_stream_parameters([("tag", f"transaction:{transaction}")])
+    return filters
+
+
+async def told(items: AsyncIterator[StreamItem], count: int) -> list[int]:
+    """The positions of the next so many events, heartbeats passed over."""
+    positions: list[int] = []
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        while len(positions) < count:
+            item = await anext(items)
+            if item.text is not None:
+                positions.append(item.position)
+    return positions
+
+
+async def joined(stream: Stream, *, state: bool = True) -> None:
+    """Wait until the stream is fed, or until it has fallen behind."""
+
+    async def look() -> bool:
+        return stream._joined == state
+
+    await eventually(look, "the stream to join" if state else "the stream to fall behind")
+
+
+@pytest.mark.promise("P3")
+async def test_a_stream_that_the_feed_has_overtaken_does_not_join_it(
+    book: Book, log: Log, one: Caller, tx: str, start: Start[Any]
+) -> None:
+    """A flag commits behind the snapshot of the stream's page, and is fed to everybody
+    before that page arrives. Nobody will feed it again: the stream must read on.
+
+    The page is stopped where it comes to the tags. Two sessions are in line for that table
+    before it: the first writes the flag and commits, the second keeps the page waiting
+    until the feed has passed the flag.
+    """
+    opening = stored(await one.append(note(transaction_id=tx)))
+    stream = await log.follow(1, tagged(tx), after=opening - 1, incarnation=None)
+    lock = "lock table counterfoil.event_tags in access exclusive mode"
+    async with book.session(role=None) as flagger, book.session(role=None) as keeper:
+        await flagger.execute(lock)
+        keeping = start(keeper.execute(lock))
+        await book.waiting(1)
+        following = start(told(aiter(stream), 2))
+        await book.waiting(2)
+        (flagged,) = await flagger.append(append_request(flag(tx)))
+        await flagger.commit()
+        await keeping
+
+        async def fed() -> bool:
+            return stream._feed.position >= flagged.first_position
+
+        await eventually(fed, "the feed to pass the flag")
+        await keeper.commit()
+        assert await following == [opening, flagged.first_position]
+
+
+@pytest.mark.parametrize("bound", ["events", "bytes"])
+async def test_a_slow_reader_falls_behind_and_is_told_everything_all_the_same(
+    book: Book, log: Log, start: Start[Any], bound: str
+) -> None:
+    """Its buffer is full, so the feed goes on without it; what was fed meanwhile comes from
+    the buffer, then from the table, and what is written after that from the feed again."""
+    stream = await log.follow(1, ReadRequest(), after=None, incarnation=None)
+    items = aiter(stream)
+    head = await book.head()
+    assert (await anext(items)).position == head
+    first = start(told(items, 1))  # whoever waits is joined
+    await joined(stream)
+    events, batches = (
+        ([note(nth=nth) for nth in range(500)], limits.STREAM_BUFFER_EVENTS_MAX // 500 + 1)
+        if bound == "events"
+        else ([note(text="x" * 250_000)] * 4, limits.STREAM_BUFFER_BYTES_MAX // 1_000_000 + 2)
+    )
+    expected = list(range(head + 1, head + 1 + batches * len(events)))
+    for _ in range(batches):
+        await log.append(1, batch_request(events))
+    assert await first == expected[:1]
+    await joined(stream, state=False)
+    assert len(stream._buffer) <= limits.STREAM_BUFFER_EVENTS_MAX
+    assert stream._buffered_bytes <= limits.STREAM_BUFFER_BYTES_MAX
+    assert await told(items, len(expected) - 1) == expected[1:]
+    last = start(told(items, 1))
+    await joined(stream)
+    written = await log.append(1, append_request(note(nth="joined again")))
+    assert await last == [written.first_position]
+
+
+async def test_a_slow_reader_over_http_holds_nobody_up_and_misses_nothing(
+    book: Book, one: Caller, other: Caller
+) -> None:
+    """One subscriber reads nothing while twenty megabytes are written, more than sockets and
+    buffers hold; another at the same process is told at once."""
+    head = await book.head()
+    expected = list(range(head + 1, head + 101))
+    async with one.follow() as slow, one.follow() as quick:
+        assert await slow.next() is not None
+        for _ in range(10):
+            stored(await other.batch([note(text="x" * 200_000)] * 10))
+        assert [message.position for message in await quick.events(100)] == expected
+        assert [message.position for message in await slow.events(100)] == expected
+
+
+async def test_streams_that_come_and_go_end_no_other(log: Log, book: Book) -> None:
+    """The last stream that leaves ends the feed; the next to come starts another, from
+    where it stands itself."""
+    for nth in range(3):
+        head = await book.head()
+        leaving, staying = [
+            aiter(await log.follow(1, ReadRequest(), after=None, incarnation=None))
+            for _ in range(2)
+        ]
+        for items in (leaving, staying):
+            assert (await anext(items)).position == head
+        await close(leaving)
+        written = await log.append(1, append_request(note(nth=nth)))
+        assert await told(staying, 1) == [written.first_position]
+        await close(staying)
+        assert [feed.ended for feed in log._followers._feeds.values()] == [True]
+
+
+async def close(items: AsyncIterator[StreamItem]) -> None:
+    """Leave a stream, as the HTTP door does when its client is gone."""
+    assert isinstance(items, AsyncGenerator)
+    await items.aclose()
