@@ -292,6 +292,7 @@ def test_a_document_is_judged_as_the_oracle_judges_it(text: str) -> None:
         ),
         (rb'{"a": {"x\u0000y": 1}}', "/a", r"`x\u0000y`"),
         (rb'{"a": "\ud800"}', "/a", "surrogate"),
+        (rb'{"a": "\uDBFF"}', "/a", "surrogate"),
         (rb'{"a": {"\udfff": 1}}', "/a", r"`\udfff`"),
         (b'{"a": {"b/c~d": 1, "x": 2, "b/c~d": 3}}', "/a/b~1c~0d", "`b/c~d`"),
         (rb'{"a": 1, "\u0061": 2}', "/a", "more than once"),
@@ -462,6 +463,10 @@ HOSTILE: dict[str, tuple[Callable[[int], bytes], type[InputError]]] = {
     "escaped quotes behind NaN": (lambda n: b'[NaN,"' + b'\\"' * (n // 2), MalformedDocument),
     "escaped quotes before NaN": (
         lambda n: b'["' + b'\\"' * (n // 2) + b'", NaN',
+        MalformedDocument,
+    ),
+    "escaped quotes outside a string": (
+        lambda n: b'\\"' * (n // 2) + b"[" * 100,
         MalformedDocument,
     ),
     "quotes": (lambda n: b'"' * n, MalformedDocument),

@@ -339,8 +339,9 @@ def test_all_faults_of_a_batch_are_named_together() -> None:
         {"events": [event(payload={f"k{n}_id": "" for n in range(99)})] * 999},
         {"events": [event(tags=["x"] * 32, caused_by=[0] * 100)] * 1_000},
         {"events": [{f"k{n}": 1 for n in range(16)}] * 1_000},
+        {"events": [event(agent_name="", payload={"a_id": ""})] * 30},
     ],
-    ids=range(4),
+    ids=range(5),
 )
 def test_no_more_faults_are_named_than_the_limit(body: object) -> None:
     with pytest.raises(InvalidInput) as caught:
