@@ -26,6 +26,7 @@ from counterfoil.server.api.requests import (
     query_parameters,
     the_log,
 )
+from counterfoil.server.api.routes import RawRoute
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import FieldError, InputError, InvalidInput
 from counterfoil.server.log.fields import Name
@@ -64,7 +65,7 @@ class _Anything(Convertor[str]):
 
 register_url_convertor("anything", _Anything())
 
-router = APIRouter()
+router = APIRouter(route_class=RawRoute)
 
 
 @router.post("/agent-events", **openapi.APPEND)

@@ -8,13 +8,14 @@ from starlette.responses import Response
 from counterfoil.server.api import openapi, problems
 from counterfoil.server.api.errors import problem_response
 from counterfoil.server.api.requests import request_id, the_log
+from counterfoil.server.api.routes import RawRoute
 from counterfoil.server.core import metrics
 
-router = APIRouter()
+router = APIRouter(route_class=RawRoute)
 
 
 @router.get("/health/live", **openapi.LIVE)
-async def live() -> Response:
+async def live(_request: Request) -> Response:
     """Answer as long as the process does. Restart it if this fails, and only then."""
     return Response(b'{"status":"live"}', media_type="application/json")
 
@@ -37,6 +38,6 @@ async def ready(request: Request) -> Response:
 
 
 @router.get("/metrics", **openapi.METRICS)
-async def show_metrics() -> Response:
+async def show_metrics(_request: Request) -> Response:
     """Show what this service counts, in Prometheus' text form."""
     return Response(metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from counterfoil.server.api import openapi, problems
+from counterfoil.server.api.routes import RawRoute
 
-router = APIRouter()
+router = APIRouter(route_class=RawRoute)
 
 _HEADERS: Final = {
     # The same for everybody until the next version; and nothing but their own style.

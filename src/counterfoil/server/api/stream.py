@@ -29,12 +29,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from counterfoil.server.api import openapi
 from counterfoil.server.api.requests import header, principal, query_parameters, the_log
+from counterfoil.server.api.routes import RawRoute
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import AfterAboveHead, FieldError, Location, Unavailable
 from counterfoil.server.log.follow import StreamItem
 from counterfoil.server.log.query import judge_last_event_id, judge_stream_parameters
 
-router = APIRouter()
+router = APIRouter(route_class=RawRoute)
 
 _log = structlog.get_logger(__name__)
 
