@@ -126,7 +126,7 @@ def append(
         )
     else:
         again = ", as it had been before under this key" if stored.replayed else ""
-        print_line(f"Stored as {stored.id} at {moment(stored.created_at)}{again}.")
+        print_line(f"Stored as {stored.id} at {moment(stored.created_at)} UTC{again}.")
 
 
 def read(

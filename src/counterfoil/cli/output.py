@@ -6,11 +6,12 @@ it is never read as markup, and characters that could steer a terminal are writt
 """
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 import typer
@@ -19,6 +20,8 @@ from rich.text import Text
 
 from counterfoil import Event
 from counterfoil.client import document
+
+ConsoleT = TypeVar("ConsoleT", bound=Console)
 
 
 class Format(StrEnum):
@@ -37,12 +40,18 @@ class _Results(Console):
 
 def results() -> Console:
     """A console on standard output as it is now (tests replace it)."""
-    return _Results(highlight=False, soft_wrap=True)
+    return _wrapping_by_words(_Results(highlight=False))
 
 
 def remarks() -> Console:
     """A console on standard error as it is now."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return _wrapping_by_words(Console(stderr=True, highlight=False))
+
+
+def _wrapping_by_words(console: ConsoleT) -> ConsoleT:
+    """Break long sentences on a terminal only: a file or a pipe gets them whole."""
+    console.soft_wrap = not console.is_terminal
+    return console
 
 
 def print_json(value: Any) -> None:
@@ -90,10 +99,16 @@ def visible(text: str, keep: str = "") -> str:
 
 # --- Events as lines ------------------------------------------------------------------
 
-_ID_WIDTH: Final = 8
-_AGENT_WIDTH: Final = 16
-_TYPE_WIDTH: Final = 20
-_TIME_WIDTH: Final = 24
+_ID_WIDTH: Final = 7
+_TIME_WIDTH: Final = 23
+_AGENT_WIDTH: Final = 12
+_TYPE_WIDTH: Final = 18
+
+_PLAIN: Final = re.compile(r"[A-Za-z_][\w.:@/+-]*")
+"""A string that cannot be taken for a number or for two words …"""
+
+_JSON_WORDS: Final = frozenset({"true", "false", "null"})
+"""… and these could be taken for what they are not."""
 
 _AGENT_STYLES: Final = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan")
 """An agent keeps its colour from call to call. Red is left for what is wrong."""
@@ -144,13 +159,26 @@ def event_line(event: Event, width: int | None = None) -> Text:
 
 
 def moment(time: datetime) -> str:
-    """A time as UTC to the millisecond: ``2026-01-05 08:00:00.123Z``."""
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+    """A time as UTC to the millisecond: ``2026-01-05 08:00:00.123``."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def payload_text(payload: Mapping[str, Any]) -> str:
-    """A payload as JSON on one line, digit for digit, safe to show."""
-    return visible(document.encode(payload).decode())
+    """A payload on one line: ``score=75 reason=amount transaction_id=tx_987``.
+
+    First what is said, then the ids that it is said about, the longest name first: where a
+    line is cut, it should not lose the most telling part. Numbers are shown digit for
+    digit; a string that could be taken for something else, as JSON.
+    """
+    ids = sorted((name for name in payload if name.endswith("_id")), key=len, reverse=True)
+    names = [name for name in payload if not name.endswith("_id")] + ids
+    return visible(" ".join(f"{_word(name)}={_word(payload[name])}" for name in names))
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value not in _JSON_WORDS:
+        return value
+    return document.encode(value).decode()
 
 
 def agent_style(agent_name: str) -> str:

@@ -79,6 +79,7 @@ def dev(
             f"On {host} anyone who reaches this machine could write into the book. Set API_KEY "
             "first (API_KEY=$(openssl rand -hex 24) counterfoil dev …), or leave out --host."
         )
+    check_port(host, port)
     with server_library(), ended_by_signals():
         from counterfoil.server.core.settings import Settings
         from counterfoil.server.db.migrations import migrate as migrate_database
@@ -207,6 +208,25 @@ def is_loopback(host: str) -> bool:
     except OSError:
         return False
     return bool(addresses) and all(ipaddress.ip_address(each).is_loopback for each in addresses)
+
+
+def check_port(host: str, port: int) -> None:
+    """See whether the port can be had, before a database is started for nothing.
+
+    Raises:
+        Failure: it cannot.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            # A port can be bound by two, and listened on by one only.
+            probe.listen()
+    except OSError as error:
+        raise _explained(error, host, port) from error
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from counterfoil import Event
-from counterfoil.cli.output import agent_style, event_line, visible
+from counterfoil.cli.output import agent_style, event_line, payload_text, visible
 
 
 def an_event(**members: Any) -> Event:
@@ -24,9 +24,27 @@ def an_event(**members: Any) -> Event:
 
 def test_an_event_is_one_line() -> None:
     assert event_line(an_event()).plain == (
-        "      17  2026-01-05 08:00:00.123Z  fraud_agent       flag_transaction      "
-        '{"transaction_id":"tx_987","amount":12.30}'
+        "     17  2026-01-05 08:00:00.123  fraud_agent   flag_transaction    "
+        "amount=12.30 transaction_id=tx_987"
     )
+
+
+@pytest.mark.parametrize(
+    ("payload", "shown"),
+    [
+        ({}, ""),
+        ({"score": 75, "ok": True, "none": None}, "score=75 ok=true none=null"),
+        ({"run_id": "r", "customer_id": "c", "score": 1}, "score=1 customer_id=c run_id=r"),
+        ({"amount": Decimal("12.30")}, "amount=12.30"),
+        ({"a": "two words", "b": "", "c": "12", "d": "true"}, 'a="two words" b="" c="12" d="true"'),
+        ({"list": ["a", {"b": 1}]}, 'list=["a",{"b":1}]'),
+        ({"a b": "x=y"}, '"a b"="x=y"'),
+    ],
+)
+def test_a_payload_says_what_it_says_before_what_it_is_about(
+    payload: dict[str, Any], shown: str
+) -> None:
+    assert payload_text(payload) == shown
 
 
 def test_a_line_is_cut_to_the_terminal() -> None:

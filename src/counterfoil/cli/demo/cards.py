@@ -98,10 +98,7 @@ def _rows(
     rows = csv.DictReader(file, strict=True)
     missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
     if missing:
-        raise BadFile(
-            f"{name} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}. "
-            f"It needs {', '.join(COLUMNS)}."
-        )
+        raise BadFile(f"{name} lacks the column{'s'[: len(missing) - 1]} {', '.join(missing)}.")
     for row in rows:
         try:
             yield _transaction(row, transaction_id(run_id, rows.line_num), alias)
