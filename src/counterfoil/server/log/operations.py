@@ -225,7 +225,7 @@ class Log:
                 if value > shown.head:
                     raise AfterAboveHead(
                         f"The book ends at {shown.head}; `{name}` {value} cannot have been read.",
-                        [FieldError(f"/{name}", f"must not be above the head, {shown.head}")],
+                        [FieldError(f"/{name}", f"`{name}` may be at most {shown.head}.")],
                     )
             head = min(shown.head, up_to)
         else:
@@ -234,7 +234,7 @@ class Log:
             if cursor.head > shown.head:
                 raise InvalidInput(
                     "This cursor cannot have come from this book. Start again without one.",
-                    [FieldError("/cursor", "is not a cursor of this book")],
+                    [FieldError("/cursor", "This is no cursor of this book.")],
                 )
             head = cursor.head
         texts = shown.texts[: read.limit]
@@ -320,11 +320,11 @@ class Log:
             case "after_above_head":
                 return AfterAboveHead(
                     f"The book ends at {head}; the condition's `after` cannot have been read.",
-                    [FieldError("/condition/after", f"must not be above the head, {head}")],
+                    [FieldError("/condition/after", f"`after` may be at most {head}.")],
                 )
             case "unknown_cause":
                 errors = [
-                    FieldError(pointer, f"there is no event {cause} yet; the book ends at {head}")
+                    FieldError(pointer, f"There is no event {cause} yet; the book ends at {head}.")
                     for pointer, cause in request.causes
                     if cause > head
                 ]
@@ -339,9 +339,9 @@ class Log:
                     [
                         FieldError(
                             pointer,
-                            f"is longer than {limits.PAYLOAD_BYTES_MAX:,} bytes as PostgreSQL "
-                            "writes it out (numbers in full). Keep the large part elsewhere "
-                            "and store a reference to it.",
+                            f"It may take {limits.PAYLOAD_BYTES_MAX:,} bytes as PostgreSQL writes "
+                            "it out (numbers in full), and takes more. Keep the large part "
+                            "elsewhere, and store where it is.",
                         )
                     ],
                 )
