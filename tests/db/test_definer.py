@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from tests.db.book import append_one, event, request
-from tests.db.logins import login
+from tests.db.scratch import login
 from tests.support.cluster import Database
 
 pytestmark = pytest.mark.promise("P6")

@@ -2,10 +2,8 @@
 
 import re
 import subprocess
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -14,26 +12,12 @@ import pytest
 
 from counterfoil.server.db import embedded, migrations
 from counterfoil.server.db.migrations import MigrationError, migrate, pending
-from tests.db.logins import login
+from tests.db.scratch import empty_database, login
 from tests.support.cluster import Cluster, Database
 from tests.support.waiting import WAIT_SECONDS_MAX, wait_for
 
 SCHEMA = Path(str(resources.files("counterfoil.server.db"))) / "schema"
 NAMES = [str(migration) for migration in migrations.all_migrations()]
-
-
-@contextmanager
-def empty_database(
-    cluster: Cluster, how: str = "ENCODING 'UTF8' TEMPLATE template0"
-) -> Iterator[Database]:
-    """A database that nobody has migrated."""
-    name = f"counterfoil_test_{uuid.uuid4().hex}"
-    with psycopg.connect(cluster.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} {how}")
-    try:
-        yield Database(name, cluster.url_of(name))
-    finally:
-        cluster.execute("DROP DATABASE {} WITH (FORCE)", name)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ logged in, so that no code path of the service holds a right to change an event:
 * A login that could write (the owner, in ``counterfoil dev``) lays its rights down with
   ``SET ROLE``. Behind a pooler of transactions a session's role would leak to whoever is
   served next, so there such a login is refused.
+* Any other login is refused, with what an administrator has to do.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from counterfoil.server.core import limits
@@ -118,19 +119,7 @@ class Pool:
         try:
             if not self._prepare:
                 connection.prepare_threshold = None
-            row = await (await connection.execute(_SQL["own_rights"])).fetchone()
-            migrated, may_write = row if row is not None else (False, False)
-            if not migrated:
-                raise UnfitDatabase(
-                    "The database holds no book yet: run `counterfoil migrate` first."
-                )
-            if may_write and not self._prepare:
-                raise UnfitDatabase(
-                    "Behind a pooler the service needs a login of its own that may not write to "
-                    f"the tables: one that is granted {SERVICE_ROLE} and nothing else."
-                )
-            if may_write:
-                await connection.execute(_SQL["act_as_service"])
+            await self._become_the_service(connection)
             if self._prepare:
                 await connection.execute(
                     _SQL["bound_statements"],
@@ -140,3 +129,31 @@ class Pool:
             self.last_refusal = str(error) if isinstance(error, UnfitDatabase) else None
             raise
         self.last_refusal = None
+
+    async def _become_the_service(self, connection: Connection) -> None:
+        """See that the connection has the service's rights and no others.
+
+        Raises:
+            UnfitDatabase: it has not, and cannot.
+        """
+        try:
+            row = await (await connection.execute(_SQL["own_rights"])).fetchone()
+            migrated, may_write, is_service = row if row is not None else (False, False, False)
+            if not migrated:
+                raise UnfitDatabase(
+                    "The database holds no book yet: run `counterfoil migrate` first."
+                )
+            if is_service and not may_write:
+                return
+            if not self._prepare:
+                raise UnfitDatabase(
+                    "Behind a pooler the service needs a login of its own that may not write to "
+                    f"the tables: one that is granted {SERVICE_ROLE} and nothing else."
+                )
+            await connection.execute(_SQL["act_as_service"])
+        # The second: a dump was restored on a server that never had the role.
+        except (errors.InsufficientPrivilege, errors.InvalidParameterValue) as error:
+            raise UnfitDatabase(
+                "The login of DATABASE_URL may not act as the service. Have an administrator run "
+                f"`grant {SERVICE_ROLE} to` it; `counterfoil migrate` makes that role."
+            ) from error

@@ -1,11 +1,17 @@
 -- What a new connection asks and sets before the service uses it.
 
 -- name: own_rights
--- Whether there is a book, and whether this login could change it behind append_v1's back.
-select to_regclass('counterfoil.events') is not null,
-       case when to_regclass('counterfoil.events') is not null then
-           has_table_privilege('counterfoil.events', 'insert, update, delete, truncate')
-       end;
+-- Whether there is a book, whether this login could change it behind append_v1's back, and
+-- whether it has the rights of the service. Asked of the catalogue, which everybody may read.
+select events.oid is not null,
+       has_table_privilege(events.oid, 'insert, update, delete, truncate'),
+       exists (select from pg_roles r
+               where r.rolname = 'counterfoil_service' and pg_has_role(r.oid, 'usage'))
+from (values ('counterfoil', 'events')) as wanted (schema_name, table_name)
+left join (
+    select c.oid, n.nspname, c.relname
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+) as events on events.nspname = wanted.schema_name and events.relname = wanted.table_name;
 
 -- name: act_as_service
 set role counterfoil_service;

@@ -1,4 +1,4 @@
-"""Logins made for one test. Roles belong to the whole cluster, so they are dropped again."""
+"""Databases and logins made for one test, and dropped again."""
 
 import uuid
 from collections.abc import Iterator
@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from tests.support.cluster import Database
+from tests.support.cluster import Cluster, Database
 
 
 @contextmanager
 def login(database: Database, *grants: str) -> Iterator[Database]:
     """The same database, entered by a new login with nothing but these grants.
+
+    A role belongs to the whole cluster, so it must not stay.
 
     Args:
         grants: what stands between ``grant`` and ``to``; ``{}`` is the database's name.
@@ -38,3 +40,17 @@ def login(database: Database, *grants: str) -> Iterator[Database]:
             )
             owner.execute(sql.SQL("drop owned by {} cascade").format(role))
             owner.execute(sql.SQL("drop role {}").format(role))
+
+
+@contextmanager
+def empty_database(
+    cluster: Cluster, how: str = "ENCODING 'UTF8' TEMPLATE template0"
+) -> Iterator[Database]:
+    """A database that nobody has migrated."""
+    name = f"counterfoil_test_{uuid.uuid4().hex}"
+    with psycopg.connect(cluster.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} {how}")
+    try:
+        yield Database(name, cluster.url_of(name))
+    finally:
+        cluster.execute("DROP DATABASE {} WITH (FORCE)", name)

@@ -1,0 +1,203 @@
+"""Connections of the service: who it is to the database, and what it says when it cannot work."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from counterfoil.server.core import limits
+from counterfoil.server.core.errors import DatabaseUnavailable
+from counterfoil.server.core.settings import Settings
+from counterfoil.server.db.embedded import EmbeddedPostgres
+from counterfoil.server.db.migrations import migrate, schema_version
+from counterfoil.server.db.pool import Pool
+from counterfoil.server.log.operations import Log, Readiness
+from tests.db.scratch import empty_database, login
+from tests.support.cluster import Cluster, Database
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def pool_of(url: str, *, prepare: bool = True) -> AsyncIterator[Pool]:
+    pool = Pool(
+        url,
+        name="tests",
+        statement_milliseconds_max=1_234,
+        size_min=1,
+        size_max=2,
+        prepare=prepare,
+    )
+    await pool.open()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def value(pool: Pool, expression: str) -> object:
+    async with pool.connection() as connection:
+        row = await (await connection.execute(f"select {expression}")).fetchone()
+        assert row is not None
+        return row[0]
+
+
+async def refusal(url: str, monkeypatch: pytest.MonkeyPatch, *, prepare: bool = True) -> str:
+    """What a pool says that cannot have a single fit connection."""
+    monkeypatch.setattr(limits, "CONNECTION_WAIT_SECONDS_MAX", 1.0)
+    async with pool_of(url, prepare=prepare) as pool:
+        with pytest.raises(DatabaseUnavailable) as refused:
+            async with pool.connection():
+                pass
+    return str(refused.value)
+
+
+# --- Who it is --------------------------------------------------------------------
+
+
+@pytest.mark.promise("P6")
+async def test_owner_lays_down_the_rights_to_change(database: Database) -> None:
+    async with pool_of(database.url) as pool:
+        assert await value(pool, "current_user") == "counterfoil_service"
+        assert await value(pool, "session_user") != "counterfoil_service"
+        assert not await value(
+            pool, "has_table_privilege('counterfoil.events', 'insert, update, delete, truncate')"
+        )
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await value(pool, "counterfoil.write_events(1, '{}', 0, now())")
+
+
+@pytest.mark.promise("P6")
+async def test_login_that_is_the_service_stays_itself(database: Database) -> None:
+    with login(database, "counterfoil_service") as service:
+        async with pool_of(service.url) as pool:
+            assert str(await value(pool, "current_user")).startswith("counterfoil_test_")
+        async with pool_of(service.url, prepare=False) as pool:
+            assert await value(pool, "count(*) from counterfoil.events") == 0
+
+
+async def test_statements_are_bounded_and_connections_have_a_name(database: Database) -> None:
+    async with pool_of(database.url) as pool:
+        assert await value(pool, "current_setting('statement_timeout')") == "1234ms"
+        assert await value(pool, "current_setting('application_name')") == "counterfoil tests"
+
+
+async def test_each_statement_is_a_transaction(database: Database) -> None:
+    async with pool_of(database.url) as pool, pool.connection() as connection:
+        assert connection.autocommit
+        await connection.execute("select set_config('counterfoil.seen', 'x', true)")
+        row = await (
+            await connection.execute("select nullif(current_setting('counterfoil.seen', true), '')")
+        ).fetchone()
+        assert row == (None,)
+
+
+# --- What it refuses --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "grants",
+    [
+        (),
+        ("usage on schema counterfoil", "select on all tables in schema counterfoil"),
+        ("usage on schema counterfoil", "insert on counterfoil.events"),
+    ],
+    ids=["nothing", "may read", "may write"],
+)
+async def test_login_that_cannot_be_the_service_is_told_what_it_lacks(
+    database: Database, monkeypatch: pytest.MonkeyPatch, grants: tuple[str, ...]
+) -> None:
+    with login(database, *grants) as stranger:
+        assert "grant counterfoil_service to" in await refusal(stranger.url, monkeypatch)
+
+
+async def test_login_that_does_not_inherit_becomes_the_service(database: Database) -> None:
+    with login(database, "counterfoil_service") as member:
+        with psycopg.connect(database.url, autocommit=True) as owner:
+            name = urlsplit(member.url).username
+            owner.execute(f"revoke counterfoil_service from {name}")
+            owner.execute(f"alter role {name} noinherit")
+            owner.execute(f"grant counterfoil_service to {name}")
+        async with pool_of(member.url) as pool:
+            assert await value(pool, "current_user") == "counterfoil_service"
+
+
+@pytest.mark.promise("P6")
+async def test_behind_a_pooler_a_login_that_may_write_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SET ROLE would stay with a connection that the pooler then gives to somebody else."""
+    said = await refusal(database.url, monkeypatch, prepare=False)
+    assert "a login of its own" in said
+
+
+async def test_database_without_a_book_says_how_to_make_one(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with empty_database(cluster) as empty:
+        assert "counterfoil migrate" in await refusal(empty.url, monkeypatch)
+
+
+async def test_password_is_in_no_refusal(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = database.url.replace(f"/{database.name}", "/no_such_database")
+    assert await refusal(wrong, monkeypatch) == "The database cannot be reached at the moment."
+
+
+# --- Readiness --------------------------------------------------------------------
+
+
+async def readiness(url: str) -> Readiness:
+    log = await Log.open(Settings.from_environment(database_url=url))
+    try:
+        return await log.ready()
+    finally:
+        await log.close()
+
+
+async def test_fit_database_is_ready(database: Database) -> None:
+    assert await readiness(database.url) == Readiness(
+        ready=True,
+        checks={"database": "ok", "fsync": "ok", "full_page_writes": "ok", "schema": "ok"},
+    )
+
+
+@pytest.mark.parametrize("version", [schema_version() - 1, schema_version() + 1])
+async def test_schema_of_another_version_is_not_ready(database: Database, version: int) -> None:
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        owner.execute("delete from counterfoil.schema_migrations")
+        owner.execute(
+            "insert into counterfoil.schema_migrations (version, name, checksum) "
+            "select n, 'some', '' from generate_series(1, %s) n",
+            [version],
+        )
+    found = await readiness(database.url)
+    assert not found.ready
+    assert found.checks["schema"].startswith(f"version {version}, needs {schema_version()}")
+    assert "counterfoil migrate" in found.checks["schema"]
+
+
+async def test_database_without_a_book_is_not_ready(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTION_WAIT_SECONDS_MAX", 1.0)
+    with empty_database(cluster) as empty:
+        found = await readiness(empty.url)
+    assert not found.ready
+    assert "counterfoil migrate" in found.checks["database"]
+
+
+@pytest.mark.promise("P1")
+async def test_server_that_does_not_flush_is_not_ready(data_dir: Path) -> None:
+    settings = {"fsync": "off", "full_page_writes": "off"}
+    with EmbeddedPostgres(data_dir, settings=settings) as server:
+        migrate(server.url)
+        found = await readiness(server.url)
+    assert not found.ready
+    assert found.checks["fsync"].startswith("off")
+    assert found.checks["full_page_writes"].startswith("off")
+    assert (found.checks["database"], found.checks["schema"]) == ("ok", "ok")
