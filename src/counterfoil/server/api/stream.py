@@ -17,15 +17,16 @@ ends, and reconnecting is the way on.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Final
 
 import structlog
 from fastapi import APIRouter
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
 
 from counterfoil.server.api import openapi
 from counterfoil.server.api.requests import header, principal, query_parameters, the_log
@@ -42,39 +43,100 @@ _log = structlog.get_logger(__name__)
 _RETRY_MILLISECONDS: Final = 1_000
 """How long a client waits before it reconnects."""
 
+_UNSENT_BYTES_MAX: Final = 64 * 1024
+"""What may wait between the log and a connection; beyond, the log's own buffer fills up."""
 
-class EventStream(EventSourceResponse):
-    """A response that gives back what it iterates over, however it ends.
 
-    The base class stops when the client leaves. This one also closes the iterator there
-    and then, instead of when it is collected, and takes a client that reads nothing for
-    ``limits.STREAM_WRITE_SECONDS_MAX`` as gone.
+class EventStream(Response):
+    """An answer that goes on until the log's stream ends, or the client is gone.
+
+    One task takes what is there from the log, another sends it. While a write is under way,
+    events gather, and go out together in the next one: with many subscribers, sending them
+    one by one was most of the work.
     """
 
-    def __init__(self, content: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
-        super().__init__(content, headers=headers)
-        self._content = content
+    media_type = EventSourceResponse.media_type
 
+    def __init__(
+        self, first: StreamItem, items: AsyncIterator[StreamItem], headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._items = items
+        self._unsent = bytearray(format_sse_event(retry=_RETRY_MILLISECONDS) + _written(first))
+        self._changed = asyncio.Event()  # there is something to send, or the end
+        self._room = asyncio.Event()
+        self._ended = False
+
+    @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until they end or the client is gone."""
+        tasks = [
+            asyncio.create_task(self._take(), name="stream: take"),
+            asyncio.create_task(self._leave(receive), name="stream: leave"),
+        ]
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            await self._send(send)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            # Only this gives the subscriber's place back.
+            if isinstance(self._items, AsyncGenerator):
+                await self._items.aclose()
 
-        async def send_in_time(message: Message) -> None:
+    async def _take(self) -> None:
+        """Take items from the log, as fast as they are there and there is room for them."""
+        try:
+            async for item in self._items:
+                self._unsent += _written(item)
+                self._changed.set()
+                if len(self._unsent) >= _UNSENT_BYTES_MAX:
+                    self._room.clear()
+                    await self._room.wait()
+        except Unavailable as error:
+            # The answer has begun, so no problem document can be sent any more.
+            _log.info("a stream ends early", reason=str(error))
+        except Exception:  # noqa: BLE001 - the same, and the fault is ours
+            _log.exception("a stream broke")
+        finally:
+            self._end()
+
+    async def _leave(self, receive: Receive) -> None:
+        """Wait until the client is gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._end()
+
+    async def _send(self, send: Send) -> None:
+        """Send what was taken until the end, and then the end itself."""
+        while not self._ended or self._unsent:
+            if not self._unsent:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            body, self._unsent = bytes(self._unsent), bytearray()
+            self._room.set()
             try:
                 async with asyncio.timeout(limits.STREAM_WRITE_SECONDS_MAX):
-                    await send(message)
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
             except TimeoutError:
-                _log.info("subscriber reads nothing, dropped")
+                _log.info("a subscriber reads nothing, and is dropped")
                 raise ClientDisconnect from None
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        try:
-            await super().__call__(scope, receive, send_in_time)
-        finally:
-            await self._content.aclose()
+    def _end(self) -> None:
+        self._ended = True
+        self._changed.set()
 
 
-# Not response_class=EventSourceResponse: with it FastAPI takes whatever is returned for a
-# generator, and has begun its answer before the log could refuse.
-@router.get("/events/stream", response_class=StreamingResponse, **openapi.STREAM)
+@router.get("/events/stream", response_class=EventSourceResponse, **openapi.STREAM)
 async def stream_events(request: Request) -> EventStream:
     """Follow what matches the parameters, live."""
     filters, after = judge_stream_parameters(query_parameters(request))
@@ -92,12 +154,13 @@ async def stream_events(request: Request) -> EventStream:
     except AfterAboveHead as error:
         pointer, location = source
         raise AfterAboveHead(str(error), [FieldError(pointer, str(error), location)]) from None
-    written = _written(aiter(stream))
-    # A generator that never started would not run its `finally`, and keep its place for ever.
-    # The first thing it yields is there at once.
-    await anext(written, b"")
+    items = aiter(stream)
+    # An iterator that never began would never end, and keep its place in the log for ever.
+    # The first item, which says where the stream stands, is there at once.
+    first = await anext(items)
     return EventStream(
-        written,
+        first,
+        items,
         headers={
             "Cache-Control": "no-store",
             "Counterfoil-Head": str(stream.head),
@@ -107,24 +170,10 @@ async def stream_events(request: Request) -> EventStream:
     )
 
 
-async def _written(items: AsyncIterator[StreamItem]) -> AsyncGenerator[bytes, None]:
-    """Write each item in the form of a server-sent event. The first value says nothing."""
-    try:
-        first = await anext(items)
-        yield b""
-        yield format_sse_event(retry=_RETRY_MILLISECONDS) + _event(first)
-        async for item in items:
-            yield _event(item)
-    except (StopAsyncIteration, Unavailable) as end:
-        # The answer has begun, so no problem document can be sent any more.
-        _log.info("stream ends", reason=type(end).__name__)
-    finally:
-        if isinstance(items, AsyncGenerator):
-            await items.aclose()
-
-
-def _event(item: StreamItem) -> bytes:
+def _written(item: StreamItem) -> bytes:
+    """Write an item as a server-sent event. PostgreSQL's text of an event is one line."""
     event_id = f"{item.incarnation}.{item.position}"
     if item.text is None:
         return format_sse_event(comment="heartbeat", id=event_id)
-    return format_sse_event(data_str=item.text, id=event_id)
+    # format_sse_event would write the same in six times the time, for each subscriber.
+    return f"data: {item.text}\nid: {event_id}\n\n".encode()
