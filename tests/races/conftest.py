@@ -4,10 +4,8 @@ The services are shared by all races of a run: starting two takes longer than mo
 So a test works on a transaction of its own (``tx``) and counts from the head that it finds.
 """
 
-import asyncio
-import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from typing import NamedTuple
 
 import pytest
 
@@ -17,11 +15,10 @@ from tests.support.appends import Caller, calling
 from tests.support.cluster import Cluster, Database
 from tests.support.gates import Book, opened_book
 from tests.support.service import Service, running_service
+from tests.support.starting import start, tx
 from tests.support.waiting import eventually
 
-T = TypeVar("T")
-
-Start = Callable[[Coroutine[Any, Any, T]], asyncio.Task[T]]
+__all__ = ["start", "tx"]
 
 
 class TwoServices(NamedTuple):
@@ -84,25 +81,3 @@ async def queued(log: Log, count: int) -> None:
         return sum(len(lane.waiting) for lane in log._writer._lanes.values()) == count
 
     await eventually(look, f"{count} appends in the queue")
-
-
-@pytest.fixture
-def tx() -> str:
-    """A transaction that no other test knows."""
-    return f"tx_{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-async def start() -> AsyncIterator[Start[Any]]:
-    """Start something that will have to wait; what is left of it ends with the test."""
-    tasks: list[asyncio.Task[Any]] = []
-
-    def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        tasks.append(task)
-        return task
-
-    yield begin
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

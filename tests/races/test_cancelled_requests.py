@@ -18,9 +18,10 @@ import pytest
 from counterfoil.server.core.errors import InvariantBroken
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.operations import Log
-from tests.races.conftest import Start, queued
+from tests.races.conftest import queued
 from tests.support.appends import Caller, append_request, batch_request, note, stored
 from tests.support.gates import Book
+from tests.support.starting import Start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P1", "P2")]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.races.conftest import Start
 from tests.support.appends import (
     Caller,
     append_request,
@@ -22,6 +21,7 @@ from tests.support.appends import (
     unless_flagged,
 )
 from tests.support.gates import Book
+from tests.support.starting import Start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P4")]
 

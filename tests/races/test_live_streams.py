@@ -12,9 +12,9 @@ from counterfoil.server.core import limits
 from counterfoil.server.log.follow import Stream, StreamItem
 from counterfoil.server.log.operations import Log
 from counterfoil.server.log.query import ReadRequest, judge_stream_parameters
-from tests.races.conftest import Start
 from tests.support.appends import Caller, append_request, batch_request, flag, note, stored
 from tests.support.gates import Book
+from tests.support.starting import Start
 from tests.support.waiting import WAIT_SECONDS_MAX, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P2")]

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.races.conftest import Start
 from tests.support.appends import (
     Caller,
     Json,
@@ -18,6 +17,7 @@ from tests.support.appends import (
     stored,
 )
 from tests.support.gates import Book
+from tests.support.starting import Start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P5")]
 

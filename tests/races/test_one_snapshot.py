@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.races.conftest import Start
 from tests.support.appends import Caller, append_request, approval, flag, note, problem, stored
 from tests.support.gates import Book, Session
+from tests.support.starting import Start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P3")]
 

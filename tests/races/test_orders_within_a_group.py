@@ -14,7 +14,6 @@ import pytest
 
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.store import AppendResult
-from tests.races.conftest import Start
 from tests.support.appends import (
     Caller,
     Json,
@@ -28,6 +27,7 @@ from tests.support.appends import (
     unless_flagged,
 )
 from tests.support.gates import Book
+from tests.support.starting import Start
 
 pytestmark = pytest.mark.anyio
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.races.conftest import Start
 from tests.support.appends import Caller, append_request, flag, note, stored
 from tests.support.gates import Book
+from tests.support.starting import Start
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P2")]

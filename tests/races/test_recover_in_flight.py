@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from counterfoil.server.log.operations import recover
-from tests.races.conftest import Start
 from tests.support.appends import Caller, append_request, note, problem, stored
 from tests.support.gates import Book
+from tests.support.starting import Start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P4")]
 

@@ -11,7 +11,7 @@ import pytest
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import Busy
 from counterfoil.server.log.operations import Log
-from tests.races.conftest import Start, queued
+from tests.races.conftest import queued
 from tests.support.appends import (
     Caller,
     append_request,
@@ -23,6 +23,7 @@ from tests.support.appends import (
     stored,
 )
 from tests.support.gates import Book
+from tests.support.starting import Start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P13")]
 

@@ -9,10 +9,10 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 
-from tests.races.conftest import Start
 from tests.support.appends import Caller, append_request, note, stored
 from tests.support.cluster import Database
 from tests.support.gates import Book, Session, opened_book
+from tests.support.starting import Start
 
 pytestmark = pytest.mark.anyio
 

@@ -11,10 +11,10 @@ import pytest
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.log.operations import Log
 from counterfoil.server.log.query import ReadRequest
-from tests.races.conftest import Start
 from tests.support.appends import append_request, approval, flag, note
 from tests.support.cluster import Database
 from tests.support.gates import Book, opened_book
+from tests.support.starting import Start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P2")]
 
