@@ -5,6 +5,9 @@ print. ``exits.py`` says how they end. The service's libraries are imported by t
 that run it, when they run it, so that the light installation has all the others.
 """
 
+import io
+import sys
+
 
 def main() -> None:
     """Run the command line and end the process with one of its exit codes."""
@@ -12,4 +15,8 @@ def main() -> None:
     # neither typer nor rich.
     from counterfoil.cli.app import run
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # An export is UTF-8 wherever it is made, and no name in a book may end a command.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     raise SystemExit(run())

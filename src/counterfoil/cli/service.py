@@ -87,16 +87,18 @@ def dev(
         if until_stdin_closes:
             _stop_when_stdin_closes()
         with database(data_dir) as (url, place):
-            # What the environment says is not said again: an error names the variable then.
-            embedded = {} if os.environ.get("DATABASE_URL") else {"database_url": url}
+            # Of DATABASE_URL the settings hear by themselves, and name it when it is wrong. A
+            # direct address without it belongs to another database than the embedded one.
+            embedded = {"database_url": url, "database_direct_url": None}
             settings = Settings.from_environment(
-                **embedded,
+                **({} if os.environ.get("DATABASE_URL") else embedded),
                 log_format=os.environ.get("COUNTERFOIL_LOG_FORMAT", "console"),
                 log_level=os.environ.get("COUNTERFOIL_LOG_LEVEL", "warning"),
             )
             migrate_database(url)
             _show_banner(place, key_needed=settings.api_key is not None)
             _run(settings, host, port, workers=1)
+        remark(f"Stopped. The book stays in {place}.")
 
 
 def serve(
@@ -201,10 +203,11 @@ def recover(
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what listens on ``host``.
 
-    A name counts only if all that it stands for is loopback.
+    A name counts only if all that it stands for is loopback. No name at all means every
+    address of the machine.
     """
     try:
-        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host or None, 0)}
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, 0)} if host else set()
     except OSError:
         return False
     return bool(addresses) and all(ipaddress.ip_address(each).is_loopback for each in addresses)

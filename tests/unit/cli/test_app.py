@@ -1,9 +1,13 @@
 """The command line as it is called: help that teaches, and misuse that is named."""
 
+import subprocess
+import sys
+
 import pytest
 
 from counterfoil.cli.app import run
 from counterfoil.cli.exits import ExitCode
+from counterfoil.cli.service import is_loopback
 
 COMMANDS = (
     ("append",),
@@ -112,6 +116,40 @@ def test_recover_asks_before_it_does_anything(
 
     assert run(["recover"]) == ExitCode.USAGE
     assert "Give --yes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),  # noqa: S104 - it is refused
+        ("::", False),
+        ("", False),
+        ("192.0.2.1", False),
+        ("no such name", False),
+    ],
+)
+def test_only_loopback_is_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("counterfoil.cli.app", "counterfoil.server"),
+        ("counterfoil.cli.app", "fastapi"),
+        ("counterfoil.cli.app", "psycopg"),
+        ("counterfoil.cli.demo.agents", "typer"),
+        ("counterfoil.cli.demo.agents", "rich"),
+    ],
+)
+def test_nothing_is_loaded_that_is_not_needed(module: str, unwanted: str) -> None:
+    program = f"import sys, {module}; raise SystemExit({unwanted!r} in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_service_that_is_not_there_is_3(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -13,7 +14,7 @@ from counterfoil.cli.demo.schedule import Schedule
 from counterfoil.cli.demo.tally import Outcome, Tally
 from counterfoil.cli.output import remarks, results
 
-MEASURES_SHOWN_MAX = 10
+CONTRADICTIONS_SHOWN_MAX: Final = 10
 """Contradictions that are shown one by one; one fault often has a thousand witnesses."""
 
 
@@ -50,7 +51,7 @@ def show_outcome(outcome: Outcome) -> None:
 
 
 def _table(outcome: Outcome) -> Table:
-    tally, gated = outcome.tally, len(outcome.schedule.gated)
+    tally = outcome.tally
     title = f"Run {outcome.run_id}, {'with the guard' if outcome.guarded else 'without the guard'}"
     table = Table(title=title, title_justify="left", show_header=False, min_width=60)
     table.add_column()
@@ -70,12 +71,12 @@ def _table(outcome: Outcome) -> Table:
     table.add_row(
         Text("refused by a late flag", style="bold green" if outcome.stopped else ""),
         Text(str(len(tally[wire.REFUSED])), style="bold green" if outcome.stopped else ""),
-        f"of {gated} races" if outcome.guarded else "there was no guard",
+        _races(outcome, outcome.stopped) if outcome.guarded else "there was no guard",
     )
     table.add_row(
         Text("approved past a flag", style="bold red" if outcome.slipped else ""),
         Text(str(len(outcome.slipped)), style="bold red" if outcome.slipped else ""),
-        f"of {gated} races" if outcome.slipped else "",
+        _races(outcome, outcome.slipped) if outcome.slipped else "",
     )
     table.add_section()
     table.add_row("events", str(tally.events), f"in {outcome.seconds:.1f} s")
@@ -83,15 +84,22 @@ def _table(outcome: Outcome) -> Table:
     return table
 
 
+def _races(outcome: Outcome, overtaken: set[str]) -> str:
+    """What the number beside it is made of: the races, and what nobody had scheduled."""
+    elsewhere = len(overtaken - outcome.schedule.gated)
+    more = f", {elsewhere} by a flag from elsewhere" if elsewhere else ""
+    return f"{len(overtaken & outcome.schedule.gated)} of {len(outcome.schedule.gated)} races{more}"
+
+
 def _verdict(outcome: Outcome) -> Iterator[RenderableType]:
     contradictions = list(outcome.contradictions())
     found = len(outcome.checked["findings"])
     if contradictions:
         yield Text("The accounts of this run do not agree:", style="bold red")
-        for contradiction in contradictions[:MEASURES_SHOWN_MAX]:
+        for contradiction in contradictions[:CONTRADICTIONS_SHOWN_MAX]:
             yield Text(f"  {contradiction}", style="red")
-        if len(contradictions) > MEASURES_SHOWN_MAX:
-            yield Text(f"  and {len(contradictions) - MEASURES_SHOWN_MAX} more", style="red")
+        if len(contradictions) > CONTRADICTIONS_SHOWN_MAX:
+            yield Text(f"  and {len(contradictions) - CONTRADICTIONS_SHOWN_MAX} more", style="red")
     elif outcome.guarded:
         yield Text("✓ The check of the book found nothing wrong.", style="bold green")
         yield Text(
