@@ -5,7 +5,8 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -42,6 +43,12 @@ def shut_down(server: EmbeddedPostgres) -> None:
     wait_for(lambda: server.pid is None, "PostgreSQL to end")
 
 
+def at_once(*calls: Callable[[], httpx2.Response]) -> list[httpx2.Response]:
+    """Make calls side by side: without a database each takes as long as it may."""
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(lambda call: call(), calls))
+
+
 # --- The database -----------------------------------------------------------------
 
 
@@ -52,11 +59,20 @@ def test_without_the_database_calls_are_refused_and_later_taken_again(
         first = door.append()
         shut_down(own_postgres)
 
-        write = assert_problem(door.client.post("/events", json=EVENT), 503, "not-written")
-        assert "nothing was written" in write["detail"].lower()
-        for read in ("/events", "/events/1", "/agent-events/a", "/events/stream"):
-            assert_problem(door.client.get(read), 503, "database-unavailable")
-        readiness = assert_problem(door.client.get("/health/ready"), 503, "not-ready")
+        write, ready, *reads = at_once(
+            lambda: door.client.post("/events", json=EVENT),
+            lambda: door.client.get("/health/ready"),
+            lambda: door.client.get("/events"),
+            lambda: door.client.get("/events/1"),
+            lambda: door.client.get("/agent-events/a"),
+            lambda: door.client.get("/events/stream"),
+            lambda: door.client.post("/events/query", json={"query": [{"types": ["t"]}]}),
+        )
+        refusal = assert_problem(write, 503, "not-written")
+        assert "nothing was written" in refusal["detail"].lower()
+        for read in reads:
+            assert_problem(read, 503, "database-unavailable")
+        readiness = assert_problem(ready, 503, "not-ready")
         assert readiness["checks"]["database"] != "ok"
         assert door.client.get("/health/live").status_code == 200
         assert door.client.get("/metrics").status_code == 200
@@ -75,8 +91,12 @@ def test_a_service_starts_before_its_database(own_postgres: EmbeddedPostgres) ->
         running_service(own_postgres.url, wait_until_ready=False) as service,
         open_door(service) as door,
     ):
-        assert_problem(door.client.get("/health/ready"), 503, "not-ready")
-        assert_problem(door.client.post("/events", json=EVENT), 503, "not-written")
+        ready, write = at_once(
+            lambda: door.client.get("/health/ready"),
+            lambda: door.client.post("/events", json=EVENT),
+        )
+        assert_problem(ready, 503, "not-ready")
+        assert_problem(write, 503, "not-written")
         own_postgres.start()
         service.wait_until_ready()
         assert door.append() == 1
@@ -85,7 +105,10 @@ def test_a_service_starts_before_its_database(own_postgres: EmbeddedPostgres) ->
 def test_no_log_line_and_no_answer_holds_the_password() -> None:
     url = "postgresql://somebody:hush-hush@127.0.0.1:1/nowhere"
     with running_service(url, wait_until_ready=False) as service, open_door(service) as door:
-        answers = [door.client.get("/health/ready"), door.client.post("/events", json=EVENT)]
+        answers = at_once(
+            lambda: door.client.get("/health/ready"),
+            lambda: door.client.post("/events", json=EVENT),
+        )
 
         assert {answer.status_code for answer in answers} == {503}
         assert not [answer for answer in answers if "hush" in answer.text]

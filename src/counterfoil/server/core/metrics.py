@@ -31,7 +31,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 # A second series for each, with the time at which it was first counted, tells nobody anything.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]  # their types are missing
 
 _registry = CollectorRegistry()
 
@@ -97,7 +97,7 @@ def render() -> bytes:
         return generate_latest(_registry)
     _forget_ended_workers(Path(folder))
     together = CollectorRegistry()
-    MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
+    MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]  # their types are missing
     return generate_latest(together)
 
 
@@ -111,6 +111,6 @@ def _forget_ended_workers(folder: Path) -> None:
         try:
             os.kill(process_id, 0)
         except ProcessLookupError:
-            mark_process_dead(process_id, str(folder))  # type: ignore[no-untyped-call]
+            mark_process_dead(process_id, str(folder))  # type: ignore[no-untyped-call]  # their types are missing
         except PermissionError:
             pass  # Alive, and somebody else's: the number was given out again.

@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         with the value that was.
         """
         try:
-            return cls(**given)  # type: ignore[arg-type]
+            return cls(**given)  # type: ignore[arg-type]  # judged right there
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None
 
