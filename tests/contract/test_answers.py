@@ -133,6 +133,7 @@ def test_text_of_any_script_comes_back(door: Door) -> None:
 # --- Conditions and keys ----------------------------------------------------------
 
 
+@pytest.mark.promise("P4", "P13")
 def test_a_condition_that_fails_shows_what_stood_in_its_way(door: Door) -> None:
     head = door.head()
     flag = door.append(event_type="flag", payload={"transaction_id": "tx_c1"})
@@ -170,6 +171,7 @@ def test_a_condition_that_holds_lets_the_event_in(door: Door) -> None:
     assert door.client.post("/events", json={**EVENT, "condition": condition}).status_code == 201
 
 
+@pytest.mark.promise("P5")
 def test_a_key_that_is_sent_again_gets_the_same_answer(door: Door) -> None:
     key = {"Idempotency-Key": "answers-1"}
     first = door.client.post("/events", json=EVENT, headers=key)
@@ -182,6 +184,7 @@ def test_a_key_that_is_sent_again_gets_the_same_answer(door: Door) -> None:
     assert second.headers["Idempotent-Replayed"] == "true"
 
 
+@pytest.mark.promise("P5", "P13")
 def test_a_key_that_is_sent_with_other_content_is_refused(door: Door) -> None:
     key = {"Idempotency-Key": "answers-2"}
     door.client.post("/events", json=EVENT, headers=key)
@@ -229,6 +232,7 @@ def test_a_page_has_four_members(door: Door) -> None:
     assert document["has_more"] is False
 
 
+@pytest.mark.promise("P3")
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("by", ["parameters", "query"])
 def test_pages_show_each_event_once_and_nothing_newer(door: Door, order: str, by: str) -> None:

@@ -15,6 +15,8 @@ from counterfoil.server.core import limits
 from tests.contract.conftest import Door
 from tests.contract.problems import assert_problem
 
+pytestmark = pytest.mark.promise("P13")
+
 POSITION_MAX = 2**63 - 1
 SECONDS_MAX = 1.0
 """A refusal takes milliseconds; the bound is for a machine that does other things too."""

@@ -14,6 +14,8 @@ from counterfoil.server.core import limits
 from tests.contract.conftest import Door
 from tests.contract.problems import assert_problem
 
+pytestmark = pytest.mark.promise("P13")
+
 MEBIBYTE = 1024 * 1024
 
 

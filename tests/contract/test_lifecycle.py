@@ -52,6 +52,7 @@ def at_once(*calls: Callable[[], httpx2.Response]) -> list[httpx2.Response]:
 # --- The database -----------------------------------------------------------------
 
 
+@pytest.mark.promise("P13")
 def test_without_the_database_calls_are_refused_and_later_taken_again(
     own_postgres: EmbeddedPostgres,
 ) -> None:
@@ -70,6 +71,7 @@ def test_without_the_database_calls_are_refused_and_later_taken_again(
         )
         refusal = assert_problem(write, 503, "not-written")
         assert "nothing was written" in refusal["detail"].lower()
+        assert refusal["request_id"] in service.log
         for read in reads:
             assert_problem(read, 503, "database-unavailable")
         readiness = assert_problem(ready, 503, "not-ready")

@@ -11,6 +11,8 @@ from counterfoil.server.core import errors
 from tests.contract.conftest import Door
 from tests.contract.problems import assert_problem
 
+pytestmark = pytest.mark.promise("P13")
+
 
 def every_error() -> list[type[errors.CounterfoilError]]:
     """All errors of the core that are raised as themselves: those without subclasses."""

@@ -34,21 +34,21 @@ MALFORMED_DOCUMENT = ProblemType(
     "malformed-document",
     400,
     "The body is not one well-formed JSON document",
-    "The body is missing, or cannot be read as exactly one JSON document: it is not UTF-8, "
-    "breaks JSON's grammar, repeats a key within one object, holds NaN, Infinity, a NUL "
-    "character or half of a surrogate pair, is nested too deeply, or writes a number with too "
-    "many digits. Nothing was stored.",
-    "Send what a JSON library writes. `errors` points at the place where it could be told. "
-    "Encode binary data, for example as base64, before it goes into a string.",
+    "The body is missing, or is not exactly one JSON document: it is not UTF-8, starts with a "
+    "byte order mark, breaks JSON's grammar, or holds NaN or Infinity. Nothing was stored.",
+    "Send what a JSON library writes. `detail` says line and column.",
 )
 INVALID_INPUT = ProblemType(
     "invalid-input",
     422,
     "Something in the request breaks a rule",
-    "The request was read, and at least one of its fields is missing, unknown, of the wrong "
-    "type, or outside its limits. Nothing was stored; of a batch neither.",
+    "The request was read, and at least one of its fields is missing, unknown, repeated, of the "
+    "wrong type, or outside its limits; or the JSON holds what cannot be kept exactly: a key twice "
+    "in one object, U+0000, half of a surrogate pair, a number that is too long, nesting that is "
+    "too deep. Nothing was stored; of a batch neither.",
     "Each entry of `errors` names the part of the request (`in`), points at the field "
-    "(`pointer`, RFC 6901) and says what would be accepted.",
+    "(`pointer`, RFC 6901) and says what would be accepted. Encode binary data, for example as "
+    "base64, before it goes into a string.",
 )
 MALFORMED_REQUEST = ProblemType(
     "malformed-request",
