@@ -35,5 +35,5 @@ PROMISES: Final[Mapping[str, str]] = {
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known: misspelt markers fail."""
     config.addinivalue_line(
-        "markers", "promise(id): the promise that this test checks; see tests/promises.py"
+        "markers", "promise(*ids): the promises that this test checks; see tests/promises.py"
     )

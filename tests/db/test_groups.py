@@ -164,7 +164,8 @@ def append_meanwhile(
         assert not answer.done(), "the append did not wait for its turn"
         append_one(holder, meanwhile)
         holder.commit()
-        return answer.result(WAIT_SECONDS_MAX)
+        assert answer.exception(WAIT_SECONDS_MAX) is None
+        return answer.result()
 
 
 @pytest.mark.promise("P4")

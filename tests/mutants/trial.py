@@ -1,0 +1,128 @@
+"""Trying a mutant: a copy of the tree, the mistake in it, and the tests that must notice."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.mutants import verdict
+from tests.mutants.patches import ROOT, Patch
+from tests.support.cluster import EXTERNAL
+
+TRIAL_SECONDS_MAX: Final = 120.0
+"""What a trial may take. Every wait of a test is bounded far below, so this is a hang."""
+
+WAIT_SECONDS_MAX: Final = 10.0
+"""How long a test waits for what does not come. The unchanged source is run with it too."""
+
+_COPIED: Final = ("src", "tests", "pyproject.toml")
+
+# Only what the tests use: the others cost a second at each start.
+_PYTEST: Final = (
+    *(sys.executable, "-m", "pytest"),
+    *("-p", "anyio", "-p", "timeout", "-p", "xdist", "-p", "no:cacheprovider"),
+    *("-p", verdict.__name__, "-q", "--no-header", "--tb=line"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a mutant.
+
+    ``fate`` is a sentence: the test that killed it, or why it lives on.
+    """
+
+    patch: Patch
+    killed: bool
+    fate: str
+    seconds: float
+
+
+@contextmanager
+def copied_tree() -> Iterator[Path]:
+    """A copy of what the tests need, compiled files included: they are checked by time."""
+    with tempfile.TemporaryDirectory(prefix="counterfoil-mutant-") as folder:
+        tree = Path(folder) / "tree"
+        for name in _COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, tree / name)
+            else:
+                shutil.copy2(source, tree / name)
+        yield tree
+
+
+def run_tests(
+    tree: Path, database_url: str, tests: Sequence[str], *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Run these tests in a tree, against a server that is there already."""
+    return subprocess.run(
+        [*_PYTEST, *options, *tests],
+        cwd=tree,
+        env=_environment(tree, database_url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TRIAL_SECONDS_MAX,
+        check=False,
+    )
+
+
+def failures(tree: Path) -> list[Mapping[str, object]]:
+    """How the tests of the last run in a tree failed; see ``verdict``."""
+    file = tree / _VERDICT
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def try_mutant(patch: Patch, database_url: str) -> Outcome:
+    """Make the mistake, and run the tests that must notice.
+
+    Raises UnusablePatchError where the mistake cannot be made any more.
+    """
+    started = time.monotonic()
+    with copied_tree() as tree:
+        patch.apply(tree)
+        try:
+            run = run_tests(tree, database_url, patch.killed_by, "--exitfirst")
+        except subprocess.TimeoutExpired:
+            killed, fate = False, "hangs, and so no assertion noticed it"
+        else:
+            killed, fate = _judge(run, failures(tree))
+    return Outcome(patch, killed, fate, time.monotonic() - started)
+
+
+_VERDICT: Final = "verdict.jsonl"
+
+
+def _judge(
+    run: subprocess.CompletedProcess[str], failed: list[Mapping[str, object]]
+) -> tuple[bool, str]:
+    for failure in failed:
+        if failure["asserted"]:
+            return True, str(failure["test"]).rpartition("::")[2]
+    if failed:
+        return False, f"fails, but not by an assertion: {failed[0]['error']}"
+    if run.returncode == 0:
+        return False, "SURVIVES: its tests pass"
+    return False, f"its tests could not be run:\n{run.stdout[-2_000:]}"
+
+
+def _environment(tree: Path, database_url: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        EXTERNAL: database_url,
+        verdict.FILE: str(tree / _VERDICT),
+        "PYTHONPATH": str(tree / "src"),  # before the project that is installed
+        "COUNTERFOIL_TEST_WAIT_SECONDS": str(WAIT_SECONDS_MAX),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
