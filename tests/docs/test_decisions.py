@@ -67,6 +67,17 @@ def test_the_tests_that_enforce_a_record_exist(record: Page) -> None:
         assert test in named_tests(ROOT / file), f"{record.name} names {name}"
 
 
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.path.stem)
+def test_the_mutants_that_enforce_a_record_exist(record: Page) -> None:
+    """They are named without their numbers, which may change."""
+    enforced_by = record.section("Enforced by")
+    known = {path.stem[3:] for path in ROOT.glob("tests/mutants/*.patch")}
+    for names in re.findall(
+        r"^- mutants (.+?)(?=\n- |\n\n)", enforced_by, re.MULTILINE | re.DOTALL
+    ):
+        assert set(re.findall(r"`(\w+)`", names)) <= known, record.name
+
+
 def test_the_contracts_that_a_record_names_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for contract in re.findall(
