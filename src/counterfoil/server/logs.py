@@ -2,7 +2,8 @@
 
 structlog's own events and those of the standard library (uvicorn, psycopg) take the same
 way and look alike; each bears the request's id where there is one. Bodies, keys and
-addresses with passwords are never logged.
+addresses with passwords are never logged: for that reason stack traces come without the
+values of local variables, which both renderers would show if they were let.
 """
 
 import logging
@@ -22,9 +23,18 @@ def set_up(log_format: LogFormat, log_level: LogLevel) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
+            structlog.processors.JSONRenderer(),
+        ]
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     )
     structlog.configure(
         processors=[

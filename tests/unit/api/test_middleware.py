@@ -13,18 +13,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from counterfoil.server import logs
 from counterfoil.server.api.middleware import Surroundings
 
-Log = Callable[[], str]
 
-
-@pytest.fixture
-def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Log]:
-    """Log as a service does; gives what was written since the last look."""
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Put back how pytest logs."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    logs.set_up("json", "info")
-    yield lambda: capsys.readouterr().err
+    yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+def log_as_a_service(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Log as a service does; returns what tells what was logged since.
+
+    Called by the test itself: standard error is another one while fixtures are made.
+    """
+    logs.set_up("json", "info")
+    return lambda: capsys.readouterr().err
 
 
 def ask(app: ASGIApp) -> list[dict[str, Any]]:
@@ -42,7 +48,11 @@ def ask(app: ASGIApp) -> list[dict[str, Any]]:
     return sent
 
 
-def test_a_fault_of_ours_is_a_problem_that_says_nothing(log: Log) -> None:
+def test_a_fault_of_ours_is_a_problem_that_says_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = log_as_a_service(capsys)
+
     async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise RuntimeError("the secret is 42")
 
@@ -58,7 +68,11 @@ def test_a_fault_of_ours_is_a_problem_that_says_nothing(log: Log) -> None:
     assert request_id in logged
 
 
-def test_an_answer_that_breaks_in_the_middle_is_not_begun_again(log: Log) -> None:
+def test_an_answer_that_breaks_in_the_middle_is_not_begun_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = log_as_a_service(capsys)
+
     async def broken(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("later")
@@ -69,7 +83,11 @@ def test_an_answer_that_breaks_in_the_middle_is_not_begun_again(log: Log) -> Non
     assert "later" in log()
 
 
-def test_a_caller_that_left_is_nobodys_fault(log: Log) -> None:
+def test_a_caller_that_left_is_nobodys_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = log_as_a_service(capsys)
+
     async def left(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise ClientDisconnect
 
@@ -83,7 +101,11 @@ def test_an_answers_own_rule_for_caches_stands() -> None:
     assert [value for name, value in start["headers"] if name == b"cache-control"] == [b"public"]
 
 
-def test_other_libraries_log_alike(log: Log) -> None:
+def test_other_libraries_log_alike(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = log_as_a_service(capsys)
+
     logging.getLogger("uvicorn.error").warning("from %s", "elsewhere")
     logging.getLogger("psycopg.pool").info("of each connection")
 
