@@ -17,6 +17,9 @@ from tests.support.service import Service, running_service
 SCRIPTS = Path(__file__).parent / "scripts"
 TUTORIAL_ADDRESS = "http://localhost:8000"
 
+# One process runs all of these: there is only one port 8000.
+pytestmark = pytest.mark.xdist_group("port 8000")
+
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")
 
 

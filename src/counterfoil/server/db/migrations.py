@@ -76,8 +76,9 @@ def migrate(url: str) -> list[str]:
     """Bring the database at ``url`` to this release's schema.
 
     Args:
-        url: a connection string whose login owns the schema, or may create it, and may
-            create roles (or finds ``counterfoil_service`` and ``counterfoil_eraser`` made).
+        url: a direct connection string (no pooler in between: a lock of the session keeps
+            two runs apart) whose login owns the schema, or may create it, and may create
+            roles (or finds ``counterfoil_service`` and ``counterfoil_eraser`` made).
 
     Returns:
         The names of the migrations that were run now; empty when there was nothing to do.
@@ -90,6 +91,8 @@ def migrate(url: str) -> list[str]:
     """
     with _connected(url) as connection:
         done: list[str] = []
+        # A session's lock: it goes with the connection, whatever becomes of us.
+        connection.execute(_SQL["one_at_a_time"])
         try:
             for migration in _to_run(connection):
                 # One migration, one transaction: what it did and that it ran, or neither.
@@ -144,8 +147,6 @@ def _connected(url: str) -> Iterator[psycopg.Connection]:
                 "The database's encoding is not UTF8. Make one with "
                 "`create database … encoding 'UTF8' template template0`."
             )
-        # A session's lock: it goes with the connection, whatever becomes of us.
-        connection.execute(_SQL["one_at_a_time"])
         yield connection
 
 
