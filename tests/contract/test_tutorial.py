@@ -2,10 +2,10 @@
 
 import ast
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,8 @@ from tests.support.cluster import Cluster
 from tests.support.service import Service, running_service
 
 SCRIPTS = Path(__file__).parent / "scripts"
-TUTORIAL_ADDRESS = "http://localhost:8000"
+TUTORIAL_PORT = 8000
+TUTORIAL_ADDRESS = f"http://localhost:{TUTORIAL_PORT}"
 
 # One process runs all of these: there is only one port 8000.
 pytestmark = pytest.mark.xdist_group("port 8000")
@@ -23,19 +24,15 @@ pytestmark = pytest.mark.xdist_group("port 8000")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")
 
 
-def _port_is_free(port: int) -> bool:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
 def tutorial_service(cluster: Cluster) -> Iterator[Service]:
-    """A service with an empty book, where the scripts expect it if that port is free."""
-    port = 8000 if _port_is_free(8000) else 0
-    with cluster.database() as database, running_service(database.url, port=port) as service:
+    """A service with an empty book, where the scripts expect it unless that port is taken."""
+    with ExitStack() as stack:
+        url = stack.enter_context(cluster.database()).url
+        try:
+            service = stack.enter_context(running_service(url, port=TUTORIAL_PORT))
+        except AssertionError:
+            service = stack.enter_context(running_service(url))
         yield service
 
 
