@@ -43,7 +43,7 @@ DOCUMENT_DEPTH_MAX: Final = 64
 consumer's) each have a stack; none of them needs to find its end."""
 
 NUMBER_DIGITS_MAX: Final = 100
-"""Digits of one number *written out*, the exponent counted: ``1e131071`` is seven
+"""Digits of one number *written out*, the exponent counted: ``1e131071`` is eight
 bytes that PostgreSQL reads back as 131,072."""
 
 FIELD_ERRORS_MAX: Final = 20

@@ -44,8 +44,9 @@ class Settings(BaseSettings):
     prepare_statements: Annotated[
         bool, Field(validation_alias="COUNTERFOIL_PREPARE_STATEMENTS")
     ] = True
-    """Whether statements are prepared on the server. Off for poolers older than
-    pgbouncer 1.21, which lose them."""
+    """Whether a connection is the service's alone. Off behind a pooler that hands one session
+    to many (pgbouncer in transaction mode): then no statement is prepared on it and no
+    setting made, and the login must have the service's rights and a ``statement_timeout``."""
 
     pool_connections_min: Annotated[
         int, Field(validation_alias="COUNTERFOIL_POOL_CONNECTIONS_MIN", ge=1, le=1_000)
