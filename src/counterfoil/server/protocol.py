@@ -4,21 +4,34 @@ uvicorn's fast parser takes a request line and headers of any length, for any ti
 one header were accepted when it was tried), and all that before a key could be asked for.
 Here both are bounded, and what cannot be read as HTTP gets a problem document like every
 other refusal.
+
+Two of its gaps are closed as well. A request that offers another protocol (``Upgrade: h2c``,
+as curl and Java do by themselves) lost its body, and the body was then read as the next
+request; here the offer is passed over. And of several requests that were sent ahead of their
+answers, only the last learned that its caller had gone.
 """
 
 import secrets
 from asyncio import BaseTransport, TimerHandle, Transport
 from typing import Any, Final, cast
 
+import httptools
 from typing_extensions import override
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from counterfoil.server.api import problems
 from counterfoil.server.core import limits
 
 _WHITESPACE_AND_COLON_BYTES: Final = 4
+
+_FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding"})
+"""The headers that tell a parser where a body ends."""
 
 
 class _HeadersTooLargeError(Exception):
@@ -41,6 +54,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._arrived_bytes = 0
         self._too_late: TimerHandle | None = None
+        self._head_is_known = False
+        self._unanswered: list[RequestResponseCycle] = []
 
     @override
     def connection_made(self, transport: BaseTransport) -> None:
@@ -50,40 +65,68 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        for request in self._unanswered:
+            request.disconnected = True
+            request.message_event.set()
         super().connection_lost(exc)
 
     @override
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if not self._in_headers:
-            self._stop_waiting()
-        elif not self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        try:
+            self._read(data)
+        except httptools.HttpParserError:
+            self.logger.info("Invalid HTTP request received.")
+            self.send_400_response("")
+            return
+        if self._in_headers:
             self._arrived_bytes += len(data)
             if self._arrived_bytes > limits.HEADERS_BYTES_MAX:
                 self.send_400_response("")
             else:
                 self._expect_headers()
+        elif all(each.response_complete for each in self._unanswered):
+            # Empty lines, or the rest of a body that nobody reads: no sign of a next request.
+            self._expect_headers()
+        else:
+            self._stop_waiting()
 
     @override
     def on_message_begin(self) -> None:
+        if self._head_is_known:
+            return
         super().on_message_begin()
         self._in_headers = True
         self._header_bytes = self._arrived_bytes = 0
 
     @override
     def on_url(self, url: bytes) -> None:
+        if self._head_is_known:
+            return
         super().on_url(url)
         self._count(len(url))
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_is_known:
+            return
         super().on_header(name, value)
         self._count(len(name) + len(value) + _WHITESPACE_AND_COLON_BYTES)
 
     @override
     def on_headers_complete(self) -> None:
+        if self._head_is_known:
+            return
         self._in_headers = False
         super().on_headers_complete()
+        self._unanswered = [each for each in self._unanswered if not each.response_complete]
+        self._unanswered.append(self.cycle)
+
+    @override
+    def on_message_complete(self) -> None:
+        # With an offer of another protocol, the parser says so before it comes to the body.
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     @override
     def send_400_response(self, msg: str) -> None:
@@ -108,6 +151,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + body)
         self.transport.close()
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offered:
+            # Nothing but HTTP/1.1 is spoken here, and that is answered as usual (RFC 9110,
+            # 7.8). The parser takes what follows for the other protocol; a new one is told
+            # where the body ends, and goes on.
+            self.parser = httptools.HttpRequestParser(self)
+            framing = [
+                b"%b: %b\r\n" % header for header in self.headers if header[0] in _FRAMING_HEADERS
+            ]
+            self._head_is_known = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+            self._head_is_known = False
+            (offset,) = offered.args
+            self._read(data[offset:])
 
     def _count(self, size: int) -> None:
         self._header_bytes += size

@@ -1,11 +1,12 @@
-"""Connections that say nothing: given up in time."""
+"""Connections that say nothing, or too much: given up in time, or understood."""
 
 import asyncio
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from counterfoil.server.core import limits
@@ -15,8 +16,13 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST_REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
-async def end_of(app: ASGIApp, *said: bytes) -> tuple[bytes, BoundedHttpProtocol]:
-    """Say something to a server; returns everything that it says until it hangs up."""
+async def end_of(
+    app: ASGIApp, *said: bytes, pause: float = 0.0
+) -> tuple[bytes, BoundedHttpProtocol]:
+    """Say something to a server; returns everything that it says until it hangs up.
+
+    After each part there is a ``pause``, so that it is answered before the next.
+    """
     config = uvicorn.Config(app, http=BoundedHttpProtocol, lifespan="off")
     config.load()
     connections: list[BoundedHttpProtocol] = []
@@ -31,6 +37,7 @@ async def end_of(app: ASGIApp, *said: bytes) -> tuple[bytes, BoundedHttpProtocol
         for part in said:
             writer.write(part)
             await writer.drain()
+            await asyncio.sleep(pause)
         heard = await reader.read()
         writer.close()
     return heard, connections[0]
@@ -66,3 +73,84 @@ def test_once_its_headers_are_there_a_request_is_not_hurried() -> None:
     )
     assert heard.endswith(b"hello")
     assert connection._too_late is None
+
+
+UNREAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [[b"\r\n"], [REQUEST, b"\r\n"], [UNREAD, b"x", b"x"], [REQUEST, UNREAD, b"x", b"x"]],
+    ids=["a line", "a line after an answer", "an unread body", "one after an answer"],
+)
+def test_what_begins_no_request_keeps_no_connection_open(
+    monkeypatch: pytest.MonkeyPatch, said: list[bytes]
+) -> None:
+    monkeypatch.setattr(limits, "HEADERS_SECONDS_MAX", 0.3)
+
+    asyncio.run(end_of(PlainTextResponse("hello"), *said, pause=0.05))
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the body."""
+    body = await Request(scope, receive).body()
+    await PlainTextResponse(b"<" + body + b">")(scope, receive, send)
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+OFFERING = b"POST / HTTP/1.1\r\nHost: x\r\n" + OFFER
+
+
+@pytest.mark.parametrize(
+    ("said", "bodies"),
+    [
+        ([OFFERING + b"Content-Length: 5\r\n\r\nhello"], [b"<hello>"]),
+        ([OFFERING + b"Content-Length: 5\r\n\r\n", b"hel", b"lo"], [b"<hello>"]),
+        (
+            [OFFERING + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhe", b"llo\r\n0\r\n\r\n"],
+            [b"<hello>"],
+        ),
+        ([OFFERING + b"Content-Length: 27\r\n\r\n", REQUEST[:27]], [b"<" + REQUEST[:27] + b">"]),
+        ([OFFERING + b"\r\n"], [b"<>"]),
+        ([REQUEST + OFFERING + b"Content-Length: 2\r\n\r\nhi"], [b"<>", b"<hi>"]),
+    ],
+    ids=["whole", "in parts", "chunked", "a request as its body", "without a body", "second"],
+)
+def test_an_offer_of_another_protocol_is_passed_over(
+    said: list[bytes], bodies: list[bytes]
+) -> None:
+    """As curl and Java make it. The body is the request's, and no request of its own."""
+    heard, _ = asyncio.run(end_of(echo, *said, LAST_REQUEST))
+
+    assert heard.count(b"HTTP/1.1 200 OK") == len(bodies) + 1
+    at = 0
+    for body in [*bodies, b"<>"]:
+        at = heard.index(body, at) + len(body)
+
+
+def test_every_request_under_way_learns_that_its_caller_has_gone() -> None:
+    gone = asyncio.Event()
+    started = asyncio.Event()
+
+    async def wait_for_the_end(scope: Scope, receive: Receive, _send: Send) -> None:
+        assert scope["path"] == "/first"
+        started.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    async def leave() -> None:
+        config = uvicorn.Config(wait_for_the_end, lifespan="off")
+        config.load()
+        connection = BoundedHttpProtocol(config, ServerState(), {})
+        server = await asyncio.get_running_loop().create_server(lambda: connection, "127.0.0.1", 0)
+        async with server, asyncio.timeout(5):
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"GET /first HTTP/1.1\r\n\r\nGET /second HTTP/1.1\r\n\r\n")
+            await started.wait()
+            # While a second request waits, nothing is read, and so no end is seen but by writing.
+            connection.transport.abort()
+            await gone.wait()
+            writer.close()
+
+    asyncio.run(leave())
