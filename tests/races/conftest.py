@@ -16,7 +16,7 @@ from tests.support.cluster import Cluster, Database
 from tests.support.gates import Book, opened_book
 from tests.support.service import Service, running_service
 from tests.support.starting import start, tx
-from tests.support.waiting import eventually
+from tests.support.waiting import ARRIVAL_SECONDS_MAX, eventually
 
 __all__ = ["start", "tx"]
 
@@ -80,4 +80,4 @@ async def queued(log: Log, count: int) -> None:
     async def look() -> bool:
         return sum(len(lane.waiting) for lane in log._writer._lanes.values()) == count
 
-    await eventually(look, f"{count} appends in the queue")
+    await eventually(look, f"{count} appends in the queue", ARRIVAL_SECONDS_MAX)

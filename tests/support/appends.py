@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import httpx2
 
 from counterfoil.server.log.model import AppendRequest, judge_append, judge_batch
-from tests.support.waiting import WAIT_SECONDS_MAX, eventually
+from tests.support.waiting import ARRIVAL_SECONDS_MAX, WAIT_SECONDS_MAX, eventually
 
 Json = dict[str, Any]
 
@@ -208,7 +208,7 @@ class Caller:
         async def look() -> bool:
             return await self.metric("counterfoil_queue_requests") == count
 
-        await eventually(look, f"{count} appends in the queue")
+        await eventually(look, f"{count} appends in the queue", ARRIVAL_SECONDS_MAX)
 
     async def metric(self, name: str) -> float:
         """What the service counts under this name (with its labels, if it has any)."""

@@ -29,7 +29,7 @@ from counterfoil.server.db.pool import SERVICE_ROLE
 from counterfoil.server.log import store
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.store import AppendResult
-from tests.support.waiting import WAIT_SECONDS_MAX, eventually
+from tests.support.waiting import ARRIVAL_SECONDS_MAX, WAIT_SECONDS_MAX, eventually
 
 DEFAULT_TENANT = 1
 
@@ -137,18 +137,23 @@ class Book:
         )
 
     async def waiting(self, count: int) -> list[Waiting]:
-        """Wait until so many sessions of this database wait for a lock; the longest first."""
+        """Wait until so many sessions of this database wait for a lock; the longest first.
+
+        Locks of rows and of tables, that is. Doorbells wait for each other too, for a moment,
+        behind no gate of ours.
+        """
 
         async def look() -> list[Waiting] | None:
             found = await self.rows(
                 "select a.pid, a.application_name, pg_blocking_pids(a.pid)"
                 " from pg_stat_activity as a"
                 " where a.datname = current_database() and a.wait_event_type = 'Lock'"
+                " and a.wait_event in ('transactionid', 'tuple', 'relation')"
                 " order by a.query_start"
             )
             return [Waiting(*row) for row in found] if len(found) == count else None
 
-        return await eventually(look, f"{count} sessions to wait for a lock")
+        return await eventually(look, f"{count} sessions to wait for a lock", ARRIVAL_SECONDS_MAX)
 
     @asynccontextmanager
     async def session(self, *, role: str | None = SERVICE_ROLE) -> AsyncIterator[Session]:

@@ -12,6 +12,9 @@ WAIT_SECONDS_MAX: Final = float(os.environ.get("COUNTERFOIL_TEST_WAIT_SECONDS", 
 """Far beyond what any awaited thing takes, below the time limit of a test. Mutants, most of
 which are noticed by something that never comes, set less."""
 
+ARRIVAL_SECONDS_MAX: Final = min(10.0, WAIT_SECONDS_MAX)
+"""The same for somebody who arrives where he himself waits for five seconds at the most."""
+
 
 def wait_for(look: Callable[[], T | None], what: str, seconds: float = WAIT_SECONDS_MAX) -> T:
     """Poll until ``look()`` returns something truthy, and return it.
