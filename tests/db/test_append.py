@@ -428,6 +428,19 @@ def test_commit_is_flushed_whatever_the_session_says(
     assert service.execute("show synchronous_commit").fetchone() == (session,)
 
 
+@pytest.mark.parametrize("events", [None, []])
+def test_request_without_events_is_an_error_of_its_group(
+    service: psycopg.Connection, events: list[object] | None
+) -> None:
+    """The service sends none; were one sent, nobody in its group may be told `stored`."""
+    empty = {"operation": "batch", "principal": "p", "events": events}
+    if events is None:
+        del empty["events"]
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        append(service, request(), empty)
+    assert stored_types(service) == []
+
+
 def test_unknown_tenant_is_an_error_and_not_a_book(service: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.NoDataFound):
         append_one(service, tenant_id=2)

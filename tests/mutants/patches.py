@@ -52,13 +52,14 @@ class Patch:
             path, " ".join(fields["Mistake"]), fields["Promise"][0], tuple(fields["Killed-by"])
         )
 
-    def apply(self, tree: Path) -> None:
-        """Make the mistake in a copy of the source.
+    def apply(self, tree: Path, *, only_check: bool = False) -> None:
+        """Make the mistake in a copy of the source, or only see whether it can be made.
 
         Raises UnusablePatchError where the lines that it changes are no longer there.
         """
+        check = ["--check"] if only_check else []
         applied = subprocess.run(
-            ["git", "apply", "--whitespace=nowarn", str(self.path)],
+            ["git", "apply", "--whitespace=nowarn", *check, str(self.path)],
             cwd=tree,
             # A repository around the copy would make git look for the files in there.
             env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)},

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from tests.mutants.patches import ROOT, Patch, UnusablePatchError, all_patches
-from tests.mutants.trial import copied_tree
 from tests.promises import PROMISES
 
 PATCHES = all_patches()
@@ -22,11 +21,10 @@ def test_mutants_are_many_and_numbered() -> None:
 def test_every_mistake_can_still_be_made() -> None:
     unusable = []
     for patch in PATCHES:
-        with copied_tree() as tree:
-            try:
-                patch.apply(tree)
-            except UnusablePatchError as error:
-                unusable.append(str(error))
+        try:
+            patch.apply(ROOT, only_check=True)
+        except UnusablePatchError as error:
+            unusable.append(str(error))
     assert unusable == []
 
 
@@ -42,3 +40,16 @@ def test_head_names_a_promise_and_tests_that_there_are(patch: Patch) -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         }
         assert name.partition("[")[0] in functions | {""}, test
+
+
+def test_mutants_that_the_decisions_name_are_there() -> None:
+    """A record says what enforces it, and that must not be a name of the past."""
+    names = {patch.name[3:] for patch in PATCHES}
+    named = set()
+    for record in (ROOT / "docs" / "decisions").glob("*.md"):
+        for listed in re.findall(
+            r"^- mutants?((?:\s+`\w+`,?)+)", record.read_text("utf-8"), re.MULTILINE
+        ):
+            named |= set(re.findall(r"\w+", listed))
+    assert named
+    assert named <= names

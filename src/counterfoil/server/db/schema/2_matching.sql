@@ -14,7 +14,8 @@
 --     only the index on just these gives that order. With `agent_name = …` the planner
 --     may take the primary key for its order, and read the whole book for a rare agent;
 --   * bitmap and sequential scans are off: both read all that could match and sort it;
---   * the plans are generic, and so the same at every call.
+--   * the plans are generic, and so the same at every call, and never compiled: that takes
+--     longer than such a walk, and a large book's estimates would ask for it.
 --
 -- STABLE is a promise that matters here: the function looks through the snapshot of the
 -- statement that calls it. A page and its head are one snapshot for that reason, and a
@@ -33,6 +34,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_bitmapscan = off
 set enable_seqscan = off
+set jit = off
 rows 100
 as $$
 declare

@@ -177,6 +177,11 @@ begin
                end order by r.nth)
     into v_counts, v_digests
     from unnest(v_requests) with ordinality as r (request, nth);
+    -- Counting on with a null would answer `stored` to a group that was not written.
+    if array_position(v_counts, null) is not null or 0 = any (v_counts) then
+        raise exception 'every request appends at least one event'
+            using errcode = 'invalid_parameter_value';
+    end if;
 
     if p_requests @? '$[*].condition' then
         select e.position into v_seen from counterfoil.events e

@@ -160,7 +160,8 @@ insert into counterfoil.books (tenant_id, name) values (1, 'default');
 --     only the index on just these gives that order. With `agent_name = …` the planner
 --     may take the primary key for its order, and read the whole book for a rare agent;
 --   * bitmap and sequential scans are off: both read all that could match and sort it;
---   * the plans are generic, and so the same at every call.
+--   * the plans are generic, and so the same at every call, and never compiled: that takes
+--     longer than such a walk, and a large book's estimates would ask for it.
 --
 -- STABLE is a promise that matters here: the function looks through the snapshot of the
 -- statement that calls it. A page and its head are one snapshot for that reason, and a
@@ -179,6 +180,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_bitmapscan = off
 set enable_seqscan = off
+set jit = off
 rows 100
 as $$
 declare
@@ -526,6 +528,11 @@ begin
                end order by r.nth)
     into v_counts, v_digests
     from unnest(v_requests) with ordinality as r (request, nth);
+    -- Counting on with a null would answer `stored` to a group that was not written.
+    if array_position(v_counts, null) is not null or 0 = any (v_counts) then
+        raise exception 'every request appends at least one event'
+            using errcode = 'invalid_parameter_value';
+    end if;
 
     if p_requests @? '$[*].condition' then
         select e.position into v_seen from counterfoil.events e
