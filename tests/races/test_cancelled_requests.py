@@ -66,17 +66,14 @@ async def test_an_append_that_is_cancelled_in_flight_takes_nobody_along(
     """Three are in flight as one group, at the lock, when the one in the middle goes.
 
     A second gate stands in line behind the append that is ahead, so that the group comes
-    to wait behind that gate.
+    to wait behind that gate. It locks the table: such locks are handed on in turn, while
+    a row is free for whoever asks first, and that could be the group.
     """
     head = await book.head()
     async with book.session(role=None) as second_gate, book.held() as gate:
         ahead = start(log.append(1, append_request(note(nth=0))))
         await book.waiting(1)
-        holding = start(
-            second_gate.execute(
-                "select from counterfoil.books where tenant_id = 1 for no key update"
-            )
-        )
+        holding = start(second_gate.execute("lock table counterfoil.books in exclusive mode"))
         await book.waiting(2)
         tasks = [
             start(log.append(1, request))
