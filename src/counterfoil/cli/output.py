@@ -5,6 +5,7 @@ error, so that a pipe carries results only. Text that comes from a book is someb
 it is never read as markup, and characters that could steer a terminal are written out.
 """
 
+import json
 import os
 import re
 import sys
@@ -56,7 +57,7 @@ def _wrapping_by_words(console: ConsoleT) -> ConsoleT:
 
 def print_json(value: Any) -> None:
     """One JSON value on one line of standard output, numbers digit for digit."""
-    print_line(document.encode(value).decode())
+    print_line(_steerless(document.encode(value).decode()))
 
 
 def print_line(line: str) -> None:
@@ -97,6 +98,17 @@ def visible(text: str, keep: str = "") -> str:
     )
 
 
+def _steerless(written: str) -> str:
+    """The same JSON, where what could steer a terminal stands as an escape.
+
+    JSON itself asks that only of U+0000 to U+001F; a terminal obeys U+009B too.
+    """
+    if written.isprintable():
+        return written
+    # Outside of strings, nothing is written that is not printable.
+    return "".join(each if each.isprintable() else json.dumps(each).strip('"') for each in written)
+
+
 # --- Events as lines ------------------------------------------------------------------
 
 _ID_WIDTH: Final = 7
@@ -128,7 +140,7 @@ class EventPrinter:
     def show(self, event: Event) -> None:
         """Print one event."""
         if self._console is None:
-            print_line(event.to_json())
+            print_line(_steerless(event.to_json()))
         else:
             width = self._console.width if self._console.is_terminal else None
             self._console.print(event_line(event, width))

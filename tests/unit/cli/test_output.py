@@ -1,5 +1,6 @@
 """What is printed is safe to show: somebody else wrote it."""
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -7,7 +8,15 @@ from typing import Any
 import pytest
 
 from counterfoil import Event
-from counterfoil.cli.output import agent_style, event_line, payload_text, visible
+from counterfoil.cli.output import (
+    EventPrinter,
+    Format,
+    agent_style,
+    event_line,
+    payload_text,
+    print_json,
+    visible,
+)
 
 
 def an_event(**members: Any) -> Event:
@@ -74,6 +83,22 @@ def test_nothing_in_an_event_steers_the_terminal(dangerous: str) -> None:
 
     assert dangerous not in shown
     assert shown.isprintable()
+
+
+@pytest.mark.parametrize(
+    "dangerous", ["\x1b[2J", "\x9b2J", "\x7f", "\u202e", "\U000e0041", "\u2028"]
+)
+def test_no_json_steers_the_terminal(dangerous: str, capsys: pytest.CaptureFixture[str]) -> None:
+    event = an_event(payload={f"a{dangerous}": [f"{dangerous}é😀"]})
+
+    EventPrinter(Format.JSON).show(event)
+    print_json(event.payload)
+
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.isprintable()
+    assert second.isprintable()
+    assert json.loads(first)["payload"] == json.loads(second) == event.payload
+    assert "é😀" in first
 
 
 def test_markup_is_shown_and_not_obeyed() -> None:

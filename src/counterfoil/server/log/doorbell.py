@@ -8,6 +8,7 @@ listens also looks at the book every ``STREAM_POLL_SECONDS``. It only makes a wa
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +22,8 @@ from counterfoil.server.log.store import Store
 
 RING_SECONDS_MIN: Final = 0.005
 """The least time between two rings of one process."""
+
+_TENANT_ID: Final = re.compile("[0-9]{1,10}")
 
 _log = structlog.get_logger(__name__)
 
@@ -93,7 +96,7 @@ class Listener:
                     async for notification in connection.notifies():
                         tenant_id, _, _ = notification.payload.partition(":")
                         # Anyone who may log in can notify: believe nothing but a number.
-                        if tenant_id.isdecimal():
+                        if _TENANT_ID.fullmatch(tenant_id):
                             self._heard(int(tenant_id))
             except psycopg.Error as error:
                 _log.info("doorbell lost", sqlstate=error.sqlstate)
