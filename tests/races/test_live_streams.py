@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from counterfoil.server.core import limits
+from counterfoil.server.core.errors import Busy
 from counterfoil.server.log.follow import Stream, StreamItem
 from counterfoil.server.log.operations import Log
 from counterfoil.server.log.query import ReadRequest, judge_stream_parameters
@@ -140,6 +141,37 @@ async def test_streams_that_come_and_go_end_no_other(log: Log, book: Book) -> No
         assert await told(staying, 1) == [written.first_position]
         await close(staying)
         assert [feed.ended for feed in log._followers._feeds.values()] == [True]
+
+
+@pytest.mark.promise("P13")
+async def test_readers_who_come_at_once_are_no_more_than_there_is_room_for(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are still asking where the book stands when the next one comes."""
+    monkeypatch.setattr(limits, "STREAM_SUBSCRIBERS_MAX", 3)
+
+    opened = await asyncio.gather(
+        *(log.follow(1, ReadRequest(), after=None, incarnation=None) for _ in range(8)),
+        return_exceptions=True,
+    )
+
+    assert sum(isinstance(each, Busy) for each in opened) == 5
+    streams = [aiter(each) for each in opened if isinstance(each, Stream)]
+    assert len(streams) == 3
+    for items in streams:
+        await anext(items)
+        await close(items)
+
+
+async def test_a_reader_who_comes_while_the_service_stops_is_turned_away(log: Log) -> None:
+    coming = asyncio.create_task(
+        log.follow(1, ReadRequest(), after=None, incarnation=None), name="coming"
+    )
+    await asyncio.sleep(0)  # it asks where the book stands
+    log.closing()
+
+    with pytest.raises(Busy):
+        await coming
 
 
 async def close(items: AsyncIterator[StreamItem]) -> None:

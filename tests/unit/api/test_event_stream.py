@@ -1,6 +1,7 @@
 """The answer that carries a live stream: who is served, who is dropped, what is given back."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
@@ -113,6 +114,37 @@ def test_an_answer_that_is_cancelled_closes_the_stream() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+    asyncio.run(go())
+    assert items.closed
+
+
+def test_a_cancellation_that_is_missed_is_repeated() -> None:
+    """As ``asyncio.wait_for`` misses one before Python 3.12, in the pool of connections."""
+    items = Items(0)
+    taking = asyncio.Event()
+
+    async def deaf_once() -> AsyncGenerator[StreamItem, None]:
+        try:
+            yield FIRST
+            with contextlib.suppress(asyncio.CancelledError):
+                taking.set()
+                await asyncio.Event().wait()
+            await asyncio.Event().wait()
+        finally:
+            items.closed = True
+
+    async def leave() -> Message:
+        await taking.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    async def go() -> None:
+        iterator = deaf_once()
+        async with asyncio.timeout(10):
+            await EventStream(await anext(iterator), iterator, {})({"type": "http"}, leave, send)
 
     asyncio.run(go())
     assert items.closed

@@ -17,7 +17,7 @@ ends, and reconnecting is the way on.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -45,6 +45,9 @@ _RETRY_MILLISECONDS: Final = 1_000
 
 _UNSENT_BYTES_MAX: Final = 64 * 1024
 """What may wait between the log and a connection; beyond, the log's own buffer fills up."""
+
+_CANCEL_AGAIN_SECONDS: Final = 0.5
+"""How long a cancelled task has, before it is taken to have missed it."""
 
 
 class EventStream(Response):
@@ -84,9 +87,7 @@ class EventStream(Response):
             )
             await self._send(send)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await _cancelled(tasks)
             # Only this gives the subscriber's place back.
             if isinstance(self._items, AsyncGenerator):
                 await self._items.aclose()
@@ -134,6 +135,20 @@ class EventStream(Response):
     def _end(self) -> None:
         self._ended = True
         self._changed.set()
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough. A task that is just given the connection it waits for may miss its
+    cancellation: before Python 3.12, ``asyncio.wait_for`` returns instead. It would go on
+    for ever, and keep a place of the ``STREAM_SUBSCRIBERS_MAX``.
+    """
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
 
 
 @router.get("/events/stream", response_class=EventSourceResponse, **openapi.STREAM)

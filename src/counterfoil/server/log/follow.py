@@ -270,11 +270,11 @@ class Followers:
             Busy: this process has ``STREAM_SUBSCRIBERS_MAX`` live readers, or is stopping.
             DatabaseUnavailable: the book cannot be read.
         """
-        if self._closing:
-            raise Busy("This service is stopping. Connect again.")
-        if sum(feed.size for feed in self._feeds.values()) >= limits.STREAM_SUBSCRIBERS_MAX:
-            raise Busy("This process has all the live readers that it accepts. Try again later.")
+        self._must_have_room()
         head = await self._store.head(tenant_id)
+        # Once more: others may have come in meanwhile, or the end. From here to the entering
+        # there is no await.
+        self._must_have_room()
         if incarnation is not None and incarnation != head.incarnation:
             raise BookRestored(
                 "The book was restored from a backup since this position was read. "
@@ -298,6 +298,12 @@ class Followers:
         )
         feed.enter(stream)
         return stream
+
+    def _must_have_room(self) -> None:
+        if self._closing:
+            raise Busy("This service is stopping. Connect again.")
+        if sum(feed.size for feed in self._feeds.values()) >= limits.STREAM_SUBSCRIBERS_MAX:
+            raise Busy("This process has all the live readers that it accepts. Try again later.")
 
     def closing(self) -> None:
         """End every stream, at once and for good."""
