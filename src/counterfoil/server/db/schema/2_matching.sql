@@ -5,10 +5,12 @@
 -- type is any of `types`, its agent any of `agents`, and it bears all of `tags`; what an
 -- item leaves out, it does not ask. A null query asks nothing: every event matches.
 --
--- Each item is looked up through the narrowest index that it offers: tags before agents
--- before types. Every statement below walks one index in the order of positions and
--- stops at the limit, so that its cost follows what it returns and not the size of the
--- book. That must not hang on statistics, which a new or restored book has none of:
+-- Each item is looked up by one of what it asks (a tag, its agents, or its types), and
+-- what that finds is held against the rest: the way with the fewest events to walk, where
+-- the range is wide enough for the choice to matter. Every statement below walks one
+-- index in the order of positions and stops at the limit, so that its cost follows what
+-- it returns and not the size of the book. That must not hang on statistics, which a new
+-- or restored book has none of:
 --   * `offset 0` keeps the planner from turning a probe of one row into a hash of all;
 --   * an agent (or a type) and a position are bounded together, as a row, and ordered so:
 --     only the index on just these gives that order. With `agent_name = …` the planner
@@ -38,8 +40,11 @@ set jit = off
 rows 100
 as $$
 declare
+    -- Enough to tell rare from common. A range of no more positions is walked as it is.
+    c_probe_events constant integer := 1000;
     v_found bigint[] := '{}';
     v_item record;
+    v_way text;
     v_lead text;
     v_tag_alone boolean;
 begin
@@ -66,22 +71,58 @@ begin
                nullif(i.tags, '{}') as tags
         from jsonb_to_recordset(p_query) as i (types text[], agents text[], tags text[])
     loop
-        if v_item.tags is not null then
-            -- Walk the rarest of its tags; 1,000 rows are enough to tell rare from common.
-            v_lead := v_item.tags[1];
-            if cardinality(v_item.tags) > 1 then
-                select wanted.tag into v_lead
-                from unnest(v_item.tags) as wanted (tag)
-                order by (
+        v_way := case
+            when v_item.tags is not null then 'tag'
+            when v_item.agents is not null then 'agents'
+            when v_item.types is not null then 'types'
+        end;
+        v_lead := v_item.tags[1];
+        if p_up_to - p_after > c_probe_events
+           and coalesce(cardinality(v_item.tags), 0) + (v_item.agents is not null)::integer
+               + (v_item.types is not null)::integer > 1 then
+            select way.name, way.tag into v_way, v_lead
+            from (
+                select 'tag' as name, wanted.tag, (
                     select count(*) from (
                         select from counterfoil.event_tags t
                         where t.tenant_id = p_tenant_id and t.tag = wanted.tag
                           and t.position > p_after and t.position <= p_up_to
-                        limit 1000
-                    ) as probe
-                )
-                limit 1;
-            end if;
+                        limit c_probe_events
+                    ) as probe) as events
+                from unnest(v_item.tags) as wanted (tag)
+                union all
+                select 'agents', null, (
+                    select count(*) from (
+                        select from unnest(v_item.agents) as wanted (agent_name)
+                        cross join lateral (
+                            select from counterfoil.events e
+                            where e.tenant_id = p_tenant_id
+                              and (e.agent_name, e.position) > (wanted.agent_name, p_after)
+                              and (e.agent_name, e.position) <= (wanted.agent_name, p_up_to)
+                            order by e.agent_name, e.position limit c_probe_events
+                        ) as by_agent
+                        limit c_probe_events
+                    ) as probe)
+                where v_item.agents is not null
+                union all
+                select 'types', null, (
+                    select count(*) from (
+                        select from unnest(v_item.types) as wanted (event_type)
+                        cross join lateral (
+                            select from counterfoil.events e
+                            where e.tenant_id = p_tenant_id
+                              and (e.event_type, e.position) > (wanted.event_type, p_after)
+                              and (e.event_type, e.position) <= (wanted.event_type, p_up_to)
+                            order by e.event_type, e.position limit c_probe_events
+                        ) as by_type
+                        limit c_probe_events
+                    ) as probe)
+                where v_item.types is not null
+            ) as way
+            order by way.events limit 1;
+        end if;
+
+        if v_way = 'tag' then
             v_tag_alone := cardinality(v_item.tags) = 1 and v_item.types is null
                 and v_item.agents is null and p_payload is null;
             if p_newest_first then
@@ -113,7 +154,7 @@ begin
                           offset 0))
                     order by t.position limit p_limit);
             end if;
-        elsif v_item.agents is not null then
+        elsif v_way = 'agents' then
             if p_newest_first then
                 v_found := v_found || array(
                     select by_agent.position
@@ -124,6 +165,7 @@ begin
                           and (e.agent_name, e.position) > (wanted.agent_name, p_after)
                           and (e.agent_name, e.position) <= (wanted.agent_name, p_up_to)
                           and (v_item.types is null or e.event_type = any (v_item.types))
+                          and (v_item.tags is null or e.tags @> v_item.tags)
                           and (p_payload is null or e.payload @> p_payload)
                         order by e.agent_name desc, e.position desc limit p_limit
                     ) as by_agent);
@@ -137,11 +179,12 @@ begin
                           and (e.agent_name, e.position) > (wanted.agent_name, p_after)
                           and (e.agent_name, e.position) <= (wanted.agent_name, p_up_to)
                           and (v_item.types is null or e.event_type = any (v_item.types))
+                          and (v_item.tags is null or e.tags @> v_item.tags)
                           and (p_payload is null or e.payload @> p_payload)
                         order by e.agent_name, e.position limit p_limit
                     ) as by_agent);
             end if;
-        elsif v_item.types is not null then
+        elsif v_way = 'types' then
             if p_newest_first then
                 v_found := v_found || array(
                     select by_type.position
@@ -151,6 +194,8 @@ begin
                         where e.tenant_id = p_tenant_id
                           and (e.event_type, e.position) > (wanted.event_type, p_after)
                           and (e.event_type, e.position) <= (wanted.event_type, p_up_to)
+                          and (v_item.agents is null or e.agent_name = any (v_item.agents))
+                          and (v_item.tags is null or e.tags @> v_item.tags)
                           and (p_payload is null or e.payload @> p_payload)
                         order by e.event_type desc, e.position desc limit p_limit
                     ) as by_type);
@@ -163,6 +208,8 @@ begin
                         where e.tenant_id = p_tenant_id
                           and (e.event_type, e.position) > (wanted.event_type, p_after)
                           and (e.event_type, e.position) <= (wanted.event_type, p_up_to)
+                          and (v_item.agents is null or e.agent_name = any (v_item.agents))
+                          and (v_item.tags is null or e.tags @> v_item.tags)
                           and (p_payload is null or e.payload @> p_payload)
                         order by e.event_type, e.position limit p_limit
                     ) as by_type);
