@@ -47,8 +47,8 @@ def passes_without(patches: Sequence[Patch], database_url: str) -> bool:
     started = time.monotonic()
     with copied_tree() as tree:
         run = run_tests(tree, database_url, tests, "-n", str(JOBS), "--dist", "loadgroup")
-    if run.returncode:
-        say(run.stdout)
+    if run is None or run.returncode:
+        say(run.stdout if run is not None else "They do not end.")
         say("They do not pass, so their failures would say nothing.")
         return False
     say(f"They pass ({time.monotonic() - started:.0f} s). Trying {len(patches)} mutants ...\n")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,12 @@ from tests.support.cluster import EXTERNAL
 TRIAL_SECONDS_MAX: Final = 120.0
 """What a trial may take. Every wait of a test is bounded far below, so this is a hang."""
 
+STOP_SECONDS_MAX: Final = 30.0
+"""What it may take to give back what it holds, when it has to be stopped."""
+
+TEST_SECONDS_MAX: Final = 40
+"""What one test of it may take."""
+
 WAIT_SECONDS_MAX: Final = 10.0
 """How long a test waits for what does not come. The unchanged source is run with it too."""
 
@@ -30,6 +37,7 @@ _PYTEST: Final = (
     *(sys.executable, "-m", "pytest"),
     *("-p", "anyio", "-p", "timeout", "-p", "xdist", "-p", "no:cacheprovider"),
     *("-p", verdict.__name__, "-q", "--no-header", "--tb=line"),
+    f"--timeout={TEST_SECONDS_MAX}",
 )
 
 
@@ -62,18 +70,31 @@ def copied_tree() -> Iterator[Path]:
 
 def run_tests(
     tree: Path, database_url: str, tests: Sequence[str], *options: str
-) -> subprocess.CompletedProcess[str]:
-    """Run these tests in a tree, against a server that is there already."""
-    return subprocess.run(
-        [*_PYTEST, *options, *tests],
+) -> subprocess.CompletedProcess[str] | None:
+    """Run these tests in a tree, against a server that is there already.
+
+    None where they did not end in time.
+    """
+    command = [*_PYTEST, *options, *tests]
+    with subprocess.Popen(
+        command,
         cwd=tree,
         env=_environment(tree, database_url),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=TRIAL_SECONDS_MAX,
-        check=False,
-    )
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=TRIAL_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            # As Ctrl-C does: pytest then ends the services that its fixtures have started.
+            process.send_signal(signal.SIGINT)
+            try:
+                process.communicate(timeout=STOP_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            return None
+    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def failures(tree: Path) -> list[Mapping[str, object]]:
@@ -92,12 +113,8 @@ def try_mutant(patch: Patch, database_url: str) -> Outcome:
     started = time.monotonic()
     with copied_tree() as tree:
         patch.apply(tree)
-        try:
-            run = run_tests(tree, database_url, patch.killed_by, "--exitfirst")
-        except subprocess.TimeoutExpired:
-            killed, fate = False, "hangs, and so no assertion noticed it"
-        else:
-            killed, fate = _judge(run, failures(tree))
+        run = run_tests(tree, database_url, patch.killed_by, "--exitfirst")
+        killed, fate = _judge(run, failures(tree))
     return Outcome(patch, killed, fate, time.monotonic() - started)
 
 
@@ -105,13 +122,16 @@ _VERDICT: Final = "verdict.jsonl"
 
 
 def _judge(
-    run: subprocess.CompletedProcess[str], failed: list[Mapping[str, object]]
+    run: subprocess.CompletedProcess[str] | None, failed: list[Mapping[str, object]]
 ) -> tuple[bool, str]:
+    """Whether the mutant was killed, and how; ``run`` is None where it did not end in time."""
     for failure in failed:
         if failure["asserted"]:
             return True, str(failure["test"]).rpartition("::")[2]
     if failed:
         return False, f"fails, but not by an assertion: {failed[0]['error']}"
+    if run is None:
+        return False, "hangs, and so no assertion noticed it"
     if run.returncode == 0:
         return False, "SURVIVES: its tests pass"
     return False, f"its tests could not be run:\n{run.stdout[-2_000:]}"
