@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tests.mutants.patches import Patch, UnusablePatchError, all_patches
-from tests.mutants.trial import Outcome, copied_tree, run_tests, try_mutant
+from tests.mutants.trial import (
+    UNCHANGED_SECONDS_MAX,
+    Outcome,
+    copied_tree,
+    run_tests,
+    try_mutant,
+)
 from tests.support.cluster import running_cluster
 
 JOBS = os.cpu_count() or 1
@@ -46,9 +52,12 @@ def passes_without(patches: Sequence[Patch], database_url: str) -> bool:
     say(f"Running the {len(tests)} named tests on the unchanged source ...")
     started = time.monotonic()
     with copied_tree() as tree:
-        run = run_tests(tree, database_url, tests, "-n", str(JOBS), "--dist", "loadgroup")
-    if run is None or run.returncode:
-        say(run.stdout if run is not None else "They do not end.")
+        run = run_tests(
+            *(tree, database_url, tests, "-n", str(JOBS), "--dist", "loadgroup"),
+            seconds_max=UNCHANGED_SECONDS_MAX,
+        )
+    if run.code != 0:
+        say(run.output)
         say("They do not pass, so their failures would say nothing.")
         return False
     say(f"They pass ({time.monotonic() - started:.0f} s). Trying {len(patches)} mutants ...\n")

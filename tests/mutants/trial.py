@@ -24,6 +24,9 @@ TRIAL_SECONDS_MAX: Final = 120.0
 STOP_SECONDS_MAX: Final = 30.0
 """What it may take to give back what it holds, when it has to be stopped."""
 
+UNCHANGED_SECONDS_MAX: Final = 300.0
+"""What the named tests may take together where nothing is wrong."""
+
 TEST_SECONDS_MAX: Final = 40
 """What one test of it may take."""
 
@@ -54,6 +57,14 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of pytest: its exit code, or None where it had to be stopped, and what it said."""
+
+    code: int | None
+    output: str
+
+
 @contextmanager
 def copied_tree() -> Iterator[Path]:
     """A copy of what the tests need, compiled files included: they are checked by time."""
@@ -69,15 +80,11 @@ def copied_tree() -> Iterator[Path]:
 
 
 def run_tests(
-    tree: Path, database_url: str, tests: Sequence[str], *options: str
-) -> subprocess.CompletedProcess[str] | None:
-    """Run these tests in a tree, against a server that is there already.
-
-    None where they did not end in time.
-    """
-    command = [*_PYTEST, *options, *tests]
+    tree: Path, database_url: str, tests: Sequence[str], *options: str, seconds_max: float
+) -> Run:
+    """Run these tests in a tree, against a server that is there already."""
     with subprocess.Popen(
-        command,
+        [*_PYTEST, *options, *tests],
         cwd=tree,
         env=_environment(tree, database_url),
         stdout=subprocess.PIPE,
@@ -85,16 +92,17 @@ def run_tests(
         text=True,
     ) as process:
         try:
-            output, _ = process.communicate(timeout=TRIAL_SECONDS_MAX)
+            output, _ = process.communicate(timeout=seconds_max)
         except subprocess.TimeoutExpired:
             # As Ctrl-C does: pytest then ends the services that its fixtures have started.
             process.send_signal(signal.SIGINT)
             try:
-                process.communicate(timeout=STOP_SECONDS_MAX)
+                output, _ = process.communicate(timeout=STOP_SECONDS_MAX)
             except subprocess.TimeoutExpired:
                 process.kill()
-            return None
-    return subprocess.CompletedProcess(command, process.returncode, output)
+                output, _ = process.communicate()
+            return Run(None, output)
+    return Run(process.returncode, output)
 
 
 def failures(tree: Path) -> list[Mapping[str, object]]:
@@ -113,7 +121,9 @@ def try_mutant(patch: Patch, database_url: str) -> Outcome:
     started = time.monotonic()
     with copied_tree() as tree:
         patch.apply(tree)
-        run = run_tests(tree, database_url, patch.killed_by, "--exitfirst")
+        run = run_tests(
+            tree, database_url, patch.killed_by, "--exitfirst", seconds_max=TRIAL_SECONDS_MAX
+        )
         killed, fate = _judge(run, failures(tree))
     return Outcome(patch, killed, fate, time.monotonic() - started)
 
@@ -121,20 +131,18 @@ def try_mutant(patch: Patch, database_url: str) -> Outcome:
 _VERDICT: Final = "verdict.jsonl"
 
 
-def _judge(
-    run: subprocess.CompletedProcess[str] | None, failed: list[Mapping[str, object]]
-) -> tuple[bool, str]:
-    """Whether the mutant was killed, and how; ``run`` is None where it did not end in time."""
+def _judge(run: Run, failed: list[Mapping[str, object]]) -> tuple[bool, str]:
+    """Whether the mutant was killed, and how."""
     for failure in failed:
         if failure["asserted"]:
             return True, str(failure["test"]).rpartition("::")[2]
     if failed:
         return False, f"fails, but not by an assertion: {failed[0]['error']}"
-    if run is None:
+    if run.code is None:
         return False, "hangs, and so no assertion noticed it"
-    if run.returncode == 0:
+    if run.code == 0:
         return False, "SURVIVES: its tests pass"
-    return False, f"its tests could not be run:\n{run.stdout[-2_000:]}"
+    return False, f"its tests could not be run:\n{run.output[-2_000:]}"
 
 
 def _environment(tree: Path, database_url: str) -> dict[str, str]:
