@@ -131,7 +131,7 @@ async def test_a_request_that_breaks_its_group_breaks_alone(
         b'{"agent_name":"a","event_type":"t","payload":{"nth":99},"tags":[],'
         b'"occurred_at":"2025-02-30T00:00:00Z"}'
     )
-    broken = AppendRequest("append", impossible, 1, len(impossible), False, (), False)
+    broken = AppendRequest("append", impossible, 1, len(impossible), False, (), None, 0)
     head = await book.head()
     async with book.held() as gate:
         ahead = start(log.append(1, append_request(note(nth=0))))

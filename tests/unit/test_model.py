@@ -60,7 +60,8 @@ def test_an_event_of_three_fields_is_given_as_it_is() -> None:
         size_bytes=len(request.document),
         keyed=False,
         causes=(),
-        has_condition=False,
+        condition_after=None,
+        condition_items=0,
     )
 
 
@@ -102,7 +103,7 @@ def test_all_that_an_append_can_hold_is_given() -> None:
         },
         "cause_max": 7,
     }
-    assert (request.keyed, request.has_condition) == (True, True)
+    assert request.keyed
     assert request.causes == (("/caused_by/0", 7), ("/caused_by/1", 3))
 
 
@@ -126,7 +127,7 @@ def test_a_batch_is_given_whole_and_in_its_order() -> None:
     assert [given["event_type"] for given in document["events"]] == ["t0", "t1", "t2"]
     assert document["condition"] == {"fail_if": [{"types": ["x"]}]}
     assert document["cause_max"] == 3
-    assert (request.event_count, request.has_condition, request.keyed) == (3, True, True)
+    assert (request.event_count, request.condition_items, request.keyed) == (3, 1, True)
     assert request.causes == tuple((f"/events/{n}/caused_by/0", n + 1) for n in range(3))
 
 

@@ -124,8 +124,12 @@ GROUP_EVENTS_MAX: Final = 1_000
 GROUP_BYTES_MAX: Final = 4 * 1024 * 1024 + 64 * 1024
 """Bytes in one call: at least one whole batch with what surrounds it."""
 
+CONDITION_STEPS_MAX: Final = 20_000
+"""Positions that a condition looks back over, times its items. One that looks further may
+take long to check, and waits with its like instead of with everybody."""
+
 QUEUE_REQUESTS_MAX: Final = 2_000
-"""Appends of one tenant waiting in one process. Beyond: 503 with ``Retry-After``."""
+"""Appends of one lane waiting in one process; a tenant has two lanes. Beyond: 503 with ``Retry-After``."""
 
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Bytes of those appends: two thousand batches at their limit would be 8 GiB."""
@@ -150,6 +154,9 @@ CLOCK_SKEW_SECONDS_ALARM: Final = 5.0
 
 READ_STATEMENT_MILLISECONDS_MAX: Final = 10_000
 """How long one read may run in the database."""
+
+READ_SECONDS_MAX: Final = 12.0
+"""How long one read may take altogether: a server that has vanished sends no time-out."""
 
 CONNECTION_WAIT_SECONDS_MAX: Final = 3.0
 """How long a read or a group may wait for a connection of the pool."""

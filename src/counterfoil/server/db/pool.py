@@ -11,12 +11,14 @@ logged in, so that no code path of the service holds a right to change an event:
 * Any other login is refused, with what an administrator has to do.
 """
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 import psycopg
 from psycopg import AsyncConnection, errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from counterfoil.server.core import limits
@@ -33,9 +35,27 @@ back-off would let it stay away for minutes."""
 IDLE_SECONDS_MAX: Final = 300.0
 """How long a connection above the minimum stays open unused."""
 
+UNLESS_SAID_OTHERWISE: Final[Mapping[str, str]] = {
+    # A server that is gone without a word (power, network) is given up on in seconds, where
+    # the system's own patience is a quarter of an hour. Milliseconds; the others are seconds.
+    "connect_timeout": "3",
+    "tcp_user_timeout": "15000",
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+}
+"""libpq's parameters for a connection whose address does not set them itself."""
+
 _SQL = sqlfile.load("counterfoil.server.db", "pool.sql")
 
 Connection = AsyncConnection[tuple[object, ...]]
+
+
+def patient_only_for_seconds(url: str) -> str:
+    """The connection string with ``UNLESS_SAID_OTHERWISE`` filled in."""
+    said = conninfo_to_dict(url)
+    unsaid = {name: value for name, value in UNLESS_SAID_OTHERWISE.items() if name not in said}
+    return make_conninfo(url, **unsaid)
 
 
 class UnfitDatabase(psycopg.OperationalError):
@@ -66,10 +86,11 @@ class Pool:
         size_max: int,
         prepare: bool = True,
     ) -> None:
+        self.size_max = size_max
         self._statement_milliseconds_max = statement_milliseconds_max
         self._prepare = prepare
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            url,
+            patient_only_for_seconds(url),
             min_size=size_min,
             max_size=size_max,
             open=False,
@@ -111,20 +132,21 @@ class Pool:
             # busy connection is thrown away there.
             await self._pool.putconn(connection)
 
-    async def discard_broken(self) -> None:
-        """Throw away the idle connections that the database has closed (a restart)."""
-        await self._pool.check()
-
     async def _configure(self, connection: Connection) -> None:
         try:
             if not self._prepare:
                 connection.prepare_threshold = None
-            await self._become_the_service(connection)
-            if self._prepare:
-                await connection.execute(
-                    _SQL["bound_statements"],
-                    {"milliseconds": str(self._statement_milliseconds_max)},
-                )
+            async with asyncio.timeout(limits.CONNECTION_WAIT_SECONDS_MAX):
+                await self._become_the_service(connection)
+                if self._prepare:
+                    await connection.execute(
+                        _SQL["bound_statements"],
+                        {"milliseconds": str(self._statement_milliseconds_max)},
+                    )
+        except TimeoutError as error:
+            raise psycopg.OperationalError(
+                "the server takes connections and no statements"
+            ) from error
         except psycopg.Error as error:
             self.last_refusal = str(error) if isinstance(error, UnfitDatabase) else None
             raise

@@ -17,6 +17,7 @@ import structlog
 
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import Unavailable
+from counterfoil.server.db.pool import patient_only_for_seconds
 from counterfoil.server.log import store as log_store
 from counterfoil.server.log.store import Store
 
@@ -90,7 +91,9 @@ class Listener:
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(
-                    self._url, autocommit=True, application_name="counterfoil doorbell"
+                    patient_only_for_seconds(self._url),
+                    autocommit=True,
+                    application_name="counterfoil doorbell",
                 ) as connection:
                     await log_store.listen(connection)
                     async for notification in connection.notifies():

@@ -149,7 +149,8 @@ class AppendRequest:
         size_bytes: the length of ``document``.
         keyed: whether it came with an idempotency key.
         causes: each id in ``caused_by``, with the pointer to it.
-        has_condition: whether it came with a condition.
+        condition_after: the position above which its condition looks; None without one.
+        condition_items: items of the condition's query, 0 without one.
     """
 
     operation: Literal["append", "batch"]
@@ -158,7 +159,8 @@ class AppendRequest:
     size_bytes: int
     keyed: bool
     causes: tuple[tuple[str, int], ...]
-    has_condition: bool
+    condition_after: int | None
+    condition_items: int
 
 
 # --- Judging ----------------------------------------------------------------------
@@ -283,7 +285,8 @@ def _judged(
         size_bytes=len(encoded),
         keyed="key" in document,
         causes=causes,
-        has_condition=condition is not None,
+        condition_after=None if condition is None else condition.after or 0,
+        condition_items=0 if condition is None else len(condition.fail_if),
     )
 
 

@@ -4,6 +4,7 @@ Everything here speaks in positions, texts and results; no cursor and no row lea
 Event texts are PostgreSQL's own JSON, passed on as they came.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, cast
@@ -33,6 +34,8 @@ AppendStatus = Literal[
 ]
 
 _SQL: Final = sqlfile.load("counterfoil.server.log", "queries.sql")
+
+_UNREACHABLE: Final = "The database cannot be reached at the moment."
 
 
 class AppendResult(NamedTuple):
@@ -232,31 +235,28 @@ class Store:
         return DatabaseState(*cast("tuple[bool, bool, bool, int]", _only(rows)))
 
     async def _read(self, name: str, parameters: Mapping[str, object]) -> list[tuple[object, ...]]:
-        """Run one reading statement; once more where its connection turns out to be dead.
+        """Run one reading statement; again while its connection turns out to be dead.
+
+        A restart of the database leaves up to a whole pool of dead connections behind, and
+        a read can be repeated. What the server refuses itself is not.
 
         Raises:
-            DatabaseUnavailable: the database cannot be reached.
+            DatabaseUnavailable: the database cannot be reached, or does not answer.
             ReadTooSlow: the statement ran into its time limit.
         """
-        try:
-            return await self._read_once(name, parameters)
-        except psycopg.errors.QueryCanceled as error:
-            raise ReadTooSlow(
-                "This read took too long in the database. Ask for fewer events, or by a tag."
-            ) from error
-        except psycopg.OperationalError:
-            # A restart leaves dead connections behind in the pool. A read can be repeated.
-            await self._reads.discard_broken()
-        try:
-            return await self._read_once(name, parameters)
-        except psycopg.OperationalError as error:
-            raise DatabaseUnavailable("The database cannot be reached at the moment.") from error
-
-    async def _read_once(
-        self, name: str, parameters: Mapping[str, object]
-    ) -> list[tuple[object, ...]]:
-        async with self._reads.connection() as connection:
-            return await (await connection.execute(_SQL[name], parameters)).fetchall()
+        for _ in range(self._reads.size_max + 1):
+            async with self._reads.connection() as connection:
+                try:
+                    async with asyncio.timeout(limits.READ_SECONDS_MAX):
+                        return await (await connection.execute(_SQL[name], parameters)).fetchall()
+                except psycopg.errors.QueryCanceled as error:
+                    raise ReadTooSlow(
+                        "This read took too long in the database. Ask for fewer events, or by a tag."
+                    ) from error
+                except (psycopg.OperationalError, TimeoutError) as error:
+                    if isinstance(error, TimeoutError) or not connection.closed:
+                        raise DatabaseUnavailable(_UNREACHABLE) from error
+        raise DatabaseUnavailable(_UNREACHABLE)
 
 
 async def listen(connection: Connection) -> None:

@@ -12,13 +12,17 @@ Nothing waits on purpose; an append that finds its lane idle starts at once, alo
     request tasks      append() ──► lane (a queue) ──► driver (a task, owns a connection)
       hold a future  ◄───────────────────────────────  one group in flight at a time
 
-* A lane is one tenant's; a group holds one tenant's appends; lanes run side by side.
+* A lane is one tenant's; a group holds one tenant's appends; lanes run side by side. A
+  tenant has a second lane for conditions that look far back: checking one may take long,
+  before it comes to the lock, and that must not be everybody's wait.
 * Order and checks are the database's. This module decides who shares a commit with whom,
   and nothing else; several processes do the same at once.
 * A caller that is cancelled while it waits is dropped from the queue. Once its group was
   sent nothing can call it back: cancelling the statement would cancel everybody's, and a
   cancelled wait for a synchronous standby looks like success. So the driver is a task of
   its own, and callers hold futures.
+* A driver whose group is not answered in time is retired: its callers are told, the lane
+  gets another driver, and the old one waits on by itself for what its connection brings.
 
 What is known when the database fails
 -------------------------------------
@@ -66,6 +70,10 @@ _WAITED_TOO_LONG: Final = (
     "The append waited too long for its turn and was taken back; nothing was written."
 )
 _NO_LOCK: Final = "The book was held by other writers for too long; nothing was written."
+_TOO_SLOW: Final = (
+    "The append took too long in the database; nothing was written. A condition that looks far "
+    "back may be the reason: read again, and send its `after`."
+)
 _NO_DATABASE: Final = "The database cannot be reached at the moment; nothing was written."
 _STOPPING: Final = "This service is stopping; nothing was written."
 _UNKNOWN: Final = (
@@ -75,7 +83,7 @@ _UNKNOWN: Final = (
 
 # SQLSTATE classes that say "not now" of the whole group and nothing of its content:
 # 25 invalid transaction state (a standby since a failover), 40 rolled back (deadlock),
-# 53 out of resources, 55 not available, 57 operator intervention (a statement's time limit).
+# 53 out of resources, 55 not available, 57 operator intervention.
 _NOT_NOW: Final = frozenset({"25", "40", "53", "55", "57"})
 
 
@@ -106,7 +114,7 @@ class _Waiting:
 
 
 class _Lane:
-    """The queue of one tenant, and the task that empties it."""
+    """A queue of one tenant, and the task that empties it."""
 
     __slots__ = ("driver", "tenant_id", "waiting", "waiting_bytes")
 
@@ -163,7 +171,9 @@ class GroupCommit:
         self._store = store
         self._pool = pool
         self._grown = grown
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[tuple[int, bool], _Lane] = {}
+        self._heads: dict[int, int] = {}
+        self._drivers: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def append(self, tenant_id: int, request: AppendRequest) -> AppendResult:
@@ -176,9 +186,7 @@ class GroupCommit:
         """
         if self._stopping:
             raise NotWritten(_STOPPING)
-        lane = self._lanes.get(tenant_id)
-        if lane is None:
-            lane = self._lanes[tenant_id] = _Lane(tenant_id)
+        lane = self._lane(tenant_id, request)
         if (
             len(lane.waiting) >= limits.QUEUE_REQUESTS_MAX
             or lane.waiting_bytes + request.size_bytes > limits.QUEUE_BYTES_MAX
@@ -187,72 +195,114 @@ class GroupCommit:
         waiting = _Waiting(request, asyncio.get_running_loop())
         lane.put(waiting)
         if lane.driver is None:
-            lane.driver = asyncio.create_task(self._drive(lane), name=f"append lane {tenant_id}")
+            self._start_driver(lane)
         return await waiting.future
 
     async def close(self) -> None:
         """Take nothing more, and finish what was accepted."""
         self._stopping = True
-        drivers = [lane.driver for lane in self._lanes.values() if lane.driver is not None]
-        await asyncio.gather(*drivers)
+        while self._drivers:
+            await asyncio.wait(self._drivers)
+
+    def _lane(self, tenant_id: int, request: AppendRequest) -> _Lane:
+        """The tenant's lane, or the one for conditions that look far back.
+
+        How far is judged by the last head that this process has seen; where it has seen
+        none yet, everything counts as near.
+        """
+        far = False
+        if request.condition_after is not None:
+            steps = (
+                self._heads.get(tenant_id, 0) - request.condition_after
+            ) * request.condition_items
+            far = steps > limits.CONDITION_STEPS_MAX
+        lane = self._lanes.get((tenant_id, far))
+        if lane is None:
+            lane = self._lanes[tenant_id, far] = _Lane(tenant_id)
+        return lane
+
+    def _start_driver(self, lane: _Lane) -> None:
+        lane.driver = asyncio.create_task(self._drive(lane), name=f"append lane {lane.tenant_id}")
+        self._drivers.add(lane.driver)
+        lane.driver.add_done_callback(self._drivers.discard)
 
     async def _drive(self, lane: _Lane) -> None:
-        """Commit group after group until the lane is empty."""
+        """Commit group after group until the lane is empty, or this driver is retired."""
+        me = asyncio.current_task()
         try:
-            while lane.waiting:
+            while lane.waiting and lane.driver is me:
                 try:
                     async with self._pool.connection() as connection:
-                        while lane.waiting and _is_quiet(connection):
-                            await self._commit(connection, lane.tenant_id, lane.next_group())
+                        while lane.waiting and lane.driver is me and _is_quiet(connection):
+                            await self._commit(connection, lane, lane.next_group())
                         if lane.waiting:
                             await connection.close()
                 except DatabaseUnavailable as error:
                     # Everybody who waits would wait for the same connection.
-                    lane.refuse_all(NotWritten(f"{error} Nothing was written."))
+                    if lane.driver is me:
+                        lane.refuse_all(NotWritten(f"{error} Nothing was written."))
+        except Exception:  # noqa: BLE001 - the lane lives on, and is logged
+            # Nothing is known to end here; if something does, nobody waits in vain for it.
+            _log.exception("append lane failed", tenant_id=lane.tenant_id)
+            if lane.driver is me:
+                lane.refuse_all(NotWritten(_NO_DATABASE))
         finally:
-            lane.driver = None
+            if lane.driver is me:
+                self._release(lane)
 
-    async def _commit(
-        self, connection: Connection, tenant_id: int, group: Sequence[_Waiting]
+    def _retire(
+        self, lane: _Lane, driver: asyncio.Task[None] | None, group: Sequence[_Waiting]
     ) -> None:
+        """Give up on a group that was sent, and on the driver that waits for its answer."""
+        _refuse(group, OutcomeUnknown(_UNKNOWN))
+        if lane.driver is driver:
+            self._release(lane)
+
+    def _release(self, lane: _Lane) -> None:
+        """Let go of the lane's driver; whoever waits still gets another."""
+        lane.driver = None
+        if lane.waiting:
+            self._start_driver(lane)
+
+    async def _commit(self, connection: Connection, lane: _Lane, group: Sequence[_Waiting]) -> None:
         """Run one group and answer everyone in it; in halves where it fails as a whole."""
         if not group:
             return
-        loop = asyncio.get_running_loop()
-        give_up = loop.call_later(
-            limits.APPEND_OUTCOME_SECONDS_MAX, _refuse, group, OutcomeUnknown(_UNKNOWN)
+        give_up = asyncio.get_running_loop().call_later(
+            limits.APPEND_OUTCOME_SECONDS_MAX, self._retire, lane, lane.driver, group
         )
         started = monotonic()
         try:
             results = await self._store.append(
-                connection, tenant_id, [waiting.request.document for waiting in group]
+                connection, lane.tenant_id, [waiting.request.document for waiting in group]
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, every caller gets an answer
+            give_up.cancel()
             refusal = _refusal(error, connection)
             if refusal is None and len(group) > 1:
                 half = len(group) // 2
-                await self._commit(connection, tenant_id, group[:half])
-                await self._commit(connection, tenant_id, group[half:])
+                await self._commit(connection, lane, group[:half])
+                await self._commit(connection, lane, group[half:])
                 return
+            _refuse(group, refusal or InvariantBroken("PostgreSQL refused a judged append"))
             _log.error(
                 "group failed",
-                tenant_id=tenant_id,
+                tenant_id=lane.tenant_id,
                 requests=len(group),
                 sqlstate=getattr(error, "sqlstate", None),
                 error=type(error).__name__,
             )
-            _refuse(group, refusal or InvariantBroken("PostgreSQL refused a judged append"))
             return
-        finally:
-            give_up.cancel()
-        metrics.GROUP_SECONDS.observe(monotonic() - started)
-        metrics.GROUP_REQUESTS.observe(len(group))
-        self._account(tenant_id, results)
+        give_up.cancel()
         for waiting, result in zip(group, results, strict=True):
             waiting.answer(result)
+        self._account(lane.tenant_id, results, seconds=monotonic() - started)
 
-    def _account(self, tenant_id: int, results: Sequence[AppendResult]) -> None:
+    def _account(self, tenant_id: int, results: Sequence[AppendResult], *, seconds: float) -> None:
         """Count what was stored, ring for it, and look at the clock."""
+        metrics.GROUP_SECONDS.observe(seconds)
+        metrics.GROUP_REQUESTS.observe(len(results))
+        self._heads[tenant_id] = results[-1].head
         stored = [result for result in results if result.status == "stored"]
         if stored:
             metrics.EVENTS_STORED.inc(sum(result.event_count for result in stored))
@@ -277,6 +327,8 @@ def _refusal(error: Exception, connection: Connection) -> CounterfoilError | Non
         return OutcomeUnknown(_UNKNOWN)
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return Busy(_NO_LOCK)
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return NotWritten(_TOO_SLOW)
     if error.sqlstate[:2] in _NOT_NOW:
         return NotWritten(_NO_DATABASE)
     return None
