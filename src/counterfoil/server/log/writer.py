@@ -269,7 +269,7 @@ class GroupCommit:
         if not group:
             return
         give_up = asyncio.get_running_loop().call_later(
-            limits.APPEND_OUTCOME_SECONDS_MAX, self._retire, lane, lane.driver, group
+            limits.APPEND_OUTCOME_SECONDS_MAX, self._retire, lane, asyncio.current_task(), group
         )
         started = monotonic()
         try:
