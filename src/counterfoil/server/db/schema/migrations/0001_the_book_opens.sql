@@ -539,25 +539,27 @@ begin
     v_requests := array(select jsonb_array_elements(p_requests));
 
     -- The innermost subquery draws a salt for each row; `offset 0` keeps it from being
-    -- flattened, where the salt of the digest and the salt that is stored would differ.
+    -- flattened, where the salt of the digest and the salt that is stored would differ. It
+    -- leaves the request itself behind, or each event would carry all of its batch along.
     select array_agg(
         row(s.event ->> 'agent_name', s.event ->> 'event_type', s.event -> 'payload',
             octet_length(s.payload_text),
             array(select jsonb_array_elements_text(s.event -> 'tags')),
             (s.event ->> 'occurred_at')::timestamptz,
             array(select jsonb_array_elements_text(s.event -> 'caused_by')::bigint),
-            case when s.request ? 'traceparent'
-                 then jsonb_build_object('traceparent', s.request -> 'traceparent')
+            case when s.traceparent is not null
+                 then jsonb_build_object('traceparent', s.traceparent)
                       || coalesce(s.event -> 'context', '{}')
                  else s.event -> 'context' end,
             s.salt,
             sha256(s.salt || convert_to(s.payload_text, 'UTF8')),
-            s.request ->> 'principal'
+            s.principal
         )::counterfoil.new_event
         order by s.nth_request, s.nth_event)
     into v_events
     from (
-        select r.request, r.nth_request, e.event, e.nth_event,
+        select r.request -> 'traceparent' as traceparent, r.request ->> 'principal' as principal,
+               r.nth_request, e.event, e.nth_event,
                (e.event -> 'payload')::text as payload_text,
                uuid_send(gen_random_uuid()) as salt
         from unnest(v_requests) with ordinality as r (request, nth_request)
