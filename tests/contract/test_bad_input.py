@@ -264,6 +264,15 @@ def test_a_cause_that_is_unknown_or_lies_ahead_is_refused(door: Door) -> None:
         assert_problem(answer, 422, "unknown-cause", "/caused_by/1")
 
 
+def test_of_a_hundred_thousand_unknown_causes_the_first_are_named(door: Door) -> None:
+    unknown = event(caused_by=[POSITION_MAX] * limits.CAUSES_MAX)
+
+    answer = send(door, "/events/batch", {"events": [unknown] * limits.BATCH_EVENTS_MAX})
+
+    problem = assert_problem(answer, 422, "unknown-cause", "/events/0/caused_by/0")
+    assert len(problem["errors"]) == limits.FIELD_ERRORS_MAX
+
+
 def test_an_event_cannot_be_caused_by_one_of_its_own_batch(door: Door) -> None:
     head = door.head()
     body = {"events": [event(), event(caused_by=[head + 1])]}

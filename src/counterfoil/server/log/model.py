@@ -148,7 +148,7 @@ class AppendRequest:
         event_count: events in it, 1 or more.
         size_bytes: the length of ``document``.
         keyed: whether it came with an idempotency key.
-        causes: each id in ``caused_by``, with the pointer to it.
+        causes: each ``caused_by`` that names an event, with the pointer to it.
         condition_after: the position above which its condition looks; None without one.
         condition_items: items of the condition's query, 0 without one.
     """
@@ -158,7 +158,7 @@ class AppendRequest:
     event_count: int
     size_bytes: int
     keyed: bool
-    causes: tuple[tuple[str, int], ...]
+    causes: tuple[tuple[str, Sequence[int]], ...]
     condition_after: int | None
     condition_items: int
 
@@ -270,13 +270,12 @@ def _judged(
     if condition is not None:
         document["condition"] = _condition_document(condition)
     causes = tuple(
-        (pointer_to((*path, "caused_by", index)), cause)
+        (pointer_to((*path, "caused_by")), event.caused_by)
         for path, event in events
         if event.caused_by
-        for index, cause in enumerate(event.caused_by)
     )
     if causes:
-        document["cause_max"] = max(cause for _, cause in causes)
+        document["cause_max"] = max(max(ids) for _, ids in causes)
     encoded = encode(document)
     return AppendRequest(
         operation=operation,

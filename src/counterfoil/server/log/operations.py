@@ -5,6 +5,7 @@ one statement, and so one snapshot. Nothing here holds a transaction across two 
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import psycopg
@@ -323,10 +324,15 @@ class Log:
                     [FieldError("/condition/after", f"`after` may be at most {head}.")],
                 )
             case "unknown_cause":
+                unknown = (
+                    (f"{pointer}/{index}", cause)
+                    for pointer, ids in request.causes
+                    for index, cause in enumerate(ids)
+                    if cause > head
+                )
                 errors = [
                     FieldError(pointer, f"There is no event {cause} yet; the book ends at {head}.")
-                    for pointer, cause in request.causes
-                    if cause > head
+                    for pointer, cause in islice(unknown, limits.FIELD_ERRORS_MAX)
                 ]
                 return UnknownCause("An event can only be caused by an earlier one.", errors)
             case "payload_too_large":
