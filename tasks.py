@@ -56,14 +56,23 @@ def say(text: str) -> None:
 
 
 def run(*command: str | Path, what: str | None = None) -> None:
-    """Run a command from the project's root; a failure ends the task with its exit code."""
+    """Run a command from the project's root; a failure ends the task with its exit code.
+
+    Ctrl-C is the command's to answer: the terminal sends it there too, and a service takes
+    seconds to stop in order. (``subprocess.run`` would kill it after a quarter of one.)
+    """
     if what:
         say(what)
-    result = subprocess.run([str(part) for part in command], cwd=ROOT, check=False)
-    if result.returncode:
+    process = subprocess.Popen([str(part) for part in command], cwd=ROOT)
+    while True:
+        try:
+            returncode = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue
+    if returncode:
         # A negative code is a signal's number; shells report it as 128 + n.
-        code = result.returncode if result.returncode > 0 else 128 - result.returncode
-        raise SystemExit(code)
+        raise SystemExit(returncode if returncode > 0 else 128 - returncode)
 
 
 def digest(*names: str) -> str:
@@ -124,7 +133,7 @@ def setup(requirements: str) -> None:
             STAMP.unlink(missing_ok=True)
             run(
                 *(*pip, "--require-hashes", "--only-binary", ":all:", "-r", requirements),
-                what=f"Installing what {requirements} pins (a minute or so the first time) ...",
+                what=f"Installing {requirements} (about a minute the first time) ...",
             )
             stamp = {**place, "pins": [requirements, digest(requirements)]}
             STAMP.write_text(json.dumps(stamp))

@@ -116,7 +116,9 @@ def test_it_starts_what_it_needs_and_takes_a_card_file(data_dir: Path, tmp_path:
     assert f"counterfoil dev --data-dir {data_dir}" in ended.stderr
 
 
-def test_ctrl_c_ends_the_demo_its_agents_and_its_service(data_dir: Path) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_the_demo_its_agents_and_its_service(data_dir: Path, times: int) -> None:
+    """Also if it is pressed again while the agents end."""
     with started(
         *("demo", "fraud", "--transactions", "20000", "--data-dir", str(data_dir))
     ) as process:
@@ -126,10 +128,12 @@ def test_ctrl_c_ends_the_demo_its_agents_and_its_service(data_dir: Path) -> None
             line = process.stderr.readline()
         url = next(word for word in line.split() if word.startswith("http")).rstrip(":")
         assert httpx2.get(f"{url}/health/live").status_code == 200
-        process.send_signal(signal.SIGINT)
-        code, _ = ending(process)
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+        code, said = ending(process)
 
     assert code == 130
+    assert "Interrupted; stopping the service" in said
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{url}/health/live")
 

@@ -1,5 +1,8 @@
 """tasks.py on machines that are not ready for it: one clear sentence each."""
 
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -50,6 +53,34 @@ def test_unknown_task_shows_the_list(
 
 def test_every_task_is_in_the_list_that_help_shows() -> None:
     assert all(f"tasks.py {name}" in (tasks.__doc__ or "") for name in tasks.TASKS)
+
+
+def test_ctrl_c_waits_for_the_command_to_stop_in_order() -> None:
+    """However long that takes: more than the quarter of a second of subprocess.run."""
+    command = (
+        "import signal, threading\n"
+        "interrupted = threading.Event()\n"
+        "signal.signal(signal.SIGINT, lambda *_: interrupted.set())\n"
+        "print('ready', flush=True)\n"
+        "interrupted.wait()\n"
+        "threading.Event().wait(1)\n"
+        "print('in order', flush=True)\n"
+        "raise SystemExit(130)\n"
+    )
+    task = f"import sys, tasks; tasks.run(sys.executable, '-c', {command!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", task],
+        cwd=tasks.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        os.killpg(running.pid, signal.SIGINT)
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.stdout.read() == "in order\n"
+    assert running.returncode == 130
 
 
 def test_failure_of_a_command_is_the_tasks_own() -> None:

@@ -217,7 +217,11 @@ def _service(
     try:
         with own_service(data_dir) as environment:
             status.stop()
-            yield environment
+            try:
+                yield environment
+            except KeyboardInterrupt:
+                remark("Interrupted; stopping the service …")
+                raise
     finally:
         status.stop()
 

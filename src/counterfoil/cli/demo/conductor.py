@@ -30,11 +30,12 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from counterfoil.cli.demo import vocabulary as words
@@ -108,6 +109,12 @@ class Company:
             raise report
         return report
 
+    def dismiss(self) -> None:
+        """End every agent without letting it finish what it has been told to do."""
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+
     async def end(self) -> None:
         """End every agent: by closing its standard input, and if need be by force."""
         for process in self._processes.values():
@@ -153,8 +160,22 @@ async def company(environment: Mapping[str, str]) -> AsyncIterator[Company]:
     try:
         await started.start(environment)
         yield started
+    except BaseException:
+        started.dismiss()
+        raise
     finally:
-        await started.end()
+        with _ctrl_c_ignored():
+            await started.end()
+
+
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """What ends within a bound is not to be left half done by a second Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def perform(
