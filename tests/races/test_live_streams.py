@@ -79,6 +79,42 @@ async def test_a_stream_that_the_feed_has_overtaken_does_not_join_it(
         assert await following == [opening, flagged.first_position]
 
 
+async def test_a_stream_that_is_ahead_of_the_feed_is_told_nothing_twice(
+    book: Book, log: Log, start: Start[Any]
+) -> None:
+    """A writer whose doorbell is not heard: a stream reads its event from the table and
+    joins, before the feed has come so far and offers that same event.
+
+    The feed looks every quarter of a second by itself. Where it looked too early for the
+    race, the race is run again.
+    """
+    keeping = aiter(await log.follow(1, ReadRequest(), after=None, incarnation=None))
+    await anext(keeping)  # The feed is there from now on, and stays.
+    (feed,) = log._followers._feeds.values()
+    async with asyncio.timeout(WAIT_SECONDS_MAX), book.session() as silent:
+        while True:
+            stream = await log.follow(1, ReadRequest(), after=None, incarnation=None)
+            items = aiter(stream)
+            await anext(items)
+            (written,) = await silent.append(append_request(note(silent=True)))
+            await silent.commit()
+            assert await told(items, 1) == [written.first_position]
+            following = start(told(items, 1))
+            await joined(stream)
+            if feed.position < written.first_position:
+                break
+            following.cancel()
+            await asyncio.wait([following])
+
+    async def caught_up() -> bool:
+        return feed.position >= written.first_position
+
+    await eventually(caught_up, "the feed to offer what the stream has read")
+    last = await log.append(1, append_request(note(silent=False)))
+    assert await following == [last.first_position]
+    await close(keeping)
+
+
 @pytest.mark.parametrize("bound", ["events", "bytes"])
 async def test_a_slow_reader_falls_behind_and_is_told_everything_all_the_same(
     book: Book, log: Log, start: Start[Any], bound: str

@@ -3,6 +3,7 @@
 The service has one book yet; what it is built on knows of several.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.support.appends import append_request, approval, flag, note
 from tests.support.cluster import Database
 from tests.support.gates import Book, opened_book
 from tests.support.starting import Start
+from tests.support.waiting import WAIT_SECONDS_MAX
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P2")]
 
@@ -80,9 +82,9 @@ async def test_a_stream_of_one_book_is_fed_from_it_alone(log: Log) -> None:
             await log.append(tenant_id, append_request(note(nth=nth, tenant=tenant_id)))
     for tenant_id, stream in streams.items():
         texts: list[str] = []
-        async for item in stream:
-            if item.text is not None:
-                texts.append(item.text)
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            async for item in stream:
+                texts += [item.text] if item.text is not None else []
                 if len(texts) == 3:
                     break
-        assert all(f'"tenant": {tenant_id}' in text for text in texts)
+        assert [f'"tenant": {tenant_id}' in text for text in texts] == [True] * 3
