@@ -17,11 +17,11 @@ LAST_REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 async def end_of(
-    app: ASGIApp, *said: bytes, pause: float = 0.0
+    app: ASGIApp, *said: bytes, in_turn: bool = False
 ) -> tuple[bytes, BoundedHttpProtocol]:
     """Say something to a server; returns everything that it says until it hangs up.
 
-    After each part there is a ``pause``, so that it is answered before the next.
+    ``in_turn``: what ends a request's headers is answered with "hello" before the next part.
     """
     config = uvicorn.Config(app, http=BoundedHttpProtocol, lifespan="off")
     config.load()
@@ -34,11 +34,13 @@ async def end_of(
     server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
     async with server, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        heard = b""
         for part in said:
             writer.write(part)
             await writer.drain()
-            await asyncio.sleep(pause)
-        heard = await reader.read()
+            if in_turn and part.endswith(b"\r\n\r\n"):
+                heard += await reader.readuntil(b"hello")
+        heard += await reader.read()
         writer.close()
     return heard, connections[0]
 
@@ -88,7 +90,7 @@ def test_what_begins_no_request_keeps_no_connection_open(
 ) -> None:
     monkeypatch.setattr(limits, "HEADERS_SECONDS_MAX", 0.3)
 
-    asyncio.run(end_of(PlainTextResponse("hello"), *said, pause=0.05))
+    asyncio.run(end_of(PlainTextResponse("hello"), *said, in_turn=True))
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
