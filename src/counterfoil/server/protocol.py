@@ -13,6 +13,7 @@ answers, only the last learned that its caller had gone.
 
 import secrets
 from asyncio import BaseTransport, TimerHandle, Transport
+from collections import deque
 from typing import Any, Final, cast
 
 import httptools
@@ -51,11 +52,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, **more)
         self._in_headers = False
+        self._began_now = False
         self._header_bytes = 0
         self._arrived_bytes = 0
         self._too_late: TimerHandle | None = None
         self._head_is_known = False
-        self._unanswered: list[RequestResponseCycle] = []
+        self._unanswered: deque[RequestResponseCycle] = deque()
 
     @override
     def connection_made(self, transport: BaseTransport) -> None:
@@ -73,6 +75,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        self._began_now = False
         try:
             self._read(data)
         except httptools.HttpParserError:
@@ -80,12 +83,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.send_400_response("")
             return
         if self._in_headers:
-            self._arrived_bytes += len(data)
+            # Where the request has only begun in them, they may be the end of a long one before.
+            self._arrived_bytes += 0 if self._began_now else len(data)
             if self._arrived_bytes > limits.HEADERS_BYTES_MAX:
                 self.send_400_response("")
             else:
                 self._expect_headers()
-        elif all(each.response_complete for each in self._unanswered):
+        elif not self._unanswered or self._unanswered[-1].response_complete:
             # Empty lines, or the rest of a body that nobody reads: no sign of a next request.
             self._expect_headers()
         else:
@@ -96,7 +100,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._head_is_known:
             return
         super().on_message_begin()
-        self._in_headers = True
+        self._in_headers = self._began_now = True
         self._header_bytes = self._arrived_bytes = 0
 
     @override
@@ -119,7 +123,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self._in_headers = False
         super().on_headers_complete()
-        self._unanswered = [each for each in self._unanswered if not each.response_complete]
+        # They are answered in their order.
+        while self._unanswered and self._unanswered[0].response_complete:
+            self._unanswered.popleft()
         self._unanswered.append(self.cycle)
 
     @override

@@ -130,6 +130,15 @@ def test_an_offer_of_another_protocol_is_passed_over(
         at = heard.index(body, at) + len(body)
 
 
+def test_many_requests_ahead_of_their_answers_are_all_answered() -> None:
+    """More bytes than the headers of one may have, and they end in the middle of one."""
+    count = 2 * limits.HEADERS_BYTES_MAX // len(REQUEST)
+
+    heard, _ = asyncio.run(end_of(echo, REQUEST * count + LAST_REQUEST[:9], LAST_REQUEST[9:]))
+
+    assert heard.count(b"HTTP/1.1 200 OK") == count + 1
+
+
 def test_every_request_under_way_learns_that_its_caller_has_gone() -> None:
     gone = asyncio.Event()
     started = asyncio.Event()
