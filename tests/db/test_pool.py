@@ -191,6 +191,15 @@ async def test_database_without_a_book_is_not_ready(
     assert "counterfoil migrate" in found.checks["database"]
 
 
+async def test_database_that_takes_no_writes_is_not_ready(database: Database) -> None:
+    """As a host's own safeguard leaves it, where the disk is full."""
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        owner.execute(f"alter database {database.name} set default_transaction_read_only = on")
+    found = await readiness(database.url)
+    assert not found.ready
+    assert found.checks["database"].startswith("read only")
+
+
 @pytest.mark.promise("P1")
 async def test_server_that_does_not_flush_is_not_ready(data_dir: Path) -> None:
     settings = {"fsync": "off", "full_page_writes": "off"}

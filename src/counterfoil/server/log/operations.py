@@ -284,7 +284,7 @@ class Log:
             return Readiness(ready=False, checks={"database": reason})
         wanted = schema_version()
         checks = {
-            "database": "ok" if state.writable else "read only (a standby)",
+            "database": "ok" if state.writable else "read only (a standby, or shut to writers)",
             "fsync": "ok" if state.fsync else "off: an acknowledged event could be lost",
             "full_page_writes": (
                 "ok" if state.full_page_writes else "off: a crash could tear a page"

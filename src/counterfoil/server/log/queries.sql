@@ -142,9 +142,10 @@ select set_config('synchronous_commit', 'off', true),
 listen counterfoil_heads;
 
 -- name: readiness
+-- A standby is read only, and so is a database that its host shut to writers (a full disk).
 select current_setting('fsync') = 'on' as fsync,
        current_setting('full_page_writes') = 'on' as full_page_writes,
-       not pg_is_in_recovery() as writable,
+       current_setting('transaction_read_only') = 'off' as writable,
        (select count(*) from counterfoil.schema_migrations) as schema_version;
 
 -- name: recover
