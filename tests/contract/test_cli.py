@@ -18,6 +18,7 @@ import pytest
 from counterfoil import Counterfoil, NewEvent
 from counterfoil.cli.app import run
 from tests.contract.conftest import KEY
+from tests.db.scratch import login
 from tests.support.cluster import Cluster, Database
 from tests.support.command_line import counterfoil, ending, started, to_its_end
 from tests.support.service import Service
@@ -195,6 +196,7 @@ def test_a_key_is_needed_where_one_is_set(call: Call, locked_service: Service) -
     assert (without.returncode, wrong.returncode, right.returncode) == (1, 1, 0)
     assert "COUNTERFOIL_API_KEY" in without.stderr
     assert "mistaken" not in wrong.stderr
+    assert without.stdout == ""
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_in_silence(
@@ -413,6 +415,37 @@ def test_serve_leaves_the_schema_alone_and_migrate_makes_it(
     assert "Nothing to do" in again.stdout
 
 
+def test_recover_of_no_book_says_what_comes_first(call: Call, empty_database: str) -> None:
+    refused = call("recover", "--yes", DATABASE_URL=empty_database)
+
+    assert refused.returncode == 1
+    assert "no book in this database yet" in refused.stderr
+    assert "LINE" not in refused.stderr
+
+
+def test_a_login_without_the_services_role_is_told_what_it_lacks(
+    call: Call, database: Database
+) -> None:
+    with login(database) as stranger:
+        refused = call("serve", "--port", "0", DATABASE_URL=stranger.url, API_KEY=KEY)
+
+    assert refused.returncode == 1
+    assert "`grant counterfoil_service to" in refused.stderr
+
+
+def test_a_wrong_setting_is_named_before_a_cluster_is_made(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "book"
+    dev = ("dev", "--port", "0", "--data-dir", str(folder))
+
+    no_key = call(*dev, API_KEY="")
+    no_level = call(*dev, COUNTERFOIL_LOG_LEVEL="loud")
+
+    assert (no_key.returncode, no_level.returncode) == (2, 2)
+    assert "API_KEY: it is empty" in no_key.stderr
+    assert "COUNTERFOIL_LOG_LEVEL: " in no_level.stderr
+    assert not folder.exists()
+
+
 def test_recover_gives_the_book_a_new_incarnation(call: Call, database: Database) -> None:
     there = {"DATABASE_URL": database.url}
 
@@ -433,8 +466,8 @@ def test_without_the_services_libraries_one_sentence_says_how_to_get_them() -> N
         "import sys; sys.modules['psycopg'] = None; from counterfoil.cli import main; main()",
     )
 
-    refused = to_its_end(light, "dev")
+    refused = to_its_end(light, "dev", "--port", "0")
 
     assert refused.returncode == 2
-    assert "pip install 'counterfoil[server]'" in refused.stderr
+    assert "pip install '.[server]'" in refused.stderr
     assert to_its_end(light, "--version").returncode == 0

@@ -84,12 +84,14 @@ def append(
 
     For example:
 
-        counterfoil append fraud_agent flag_transaction '{"transaction_id": "tx_987"}'
+        counterfoil append fraud_agent flag_transaction \
+            '{"transaction_id": "tx_987"}'
 
         counterfoil append approver approved '{"transaction_id": "tx_987"}' \
             --fail-if "type=flag_transaction tag=transaction:tx_987" --after 17
 
-        echo '{"customer_id": "cust_1"}' | counterfoil append risk_agent risk_score -
+        echo '{"customer_id": "cust_1"}' \
+            | counterfoil append risk_agent risk_score -
     """
     if after is not None and not fail_if:
         raise Misused("--after says above which head --fail-if is asked. Give --fail-if too.")
@@ -220,6 +222,7 @@ def tail(
     contained = None if payload is None else arguments.read_object(payload, "--payload")
     with connected(base_url, api_key) as cf:
         printer = EventPrinter(output)
+        printer.begin()
         for event in cf.events.follow(
             tags=tag or (),
             types=event_type or (),

@@ -134,11 +134,17 @@ class EventPrinter:
 
     def __init__(self, output: Format) -> None:
         self._console = results() if output is Format.TEXT else None
-        if self._console is not None:
+        self._begun = False
+
+    def begin(self) -> None:
+        """Print the headings, once; the first event does it otherwise."""
+        if self._console is not None and not self._begun:
             self._console.print(_heading())
+        self._begun = True
 
     def show(self, event: Event) -> None:
         """Print one event."""
+        self.begin()
         if self._console is None:
             print_line(_steerless(event.to_json()))
         else:

@@ -26,6 +26,8 @@ from counterfoil.cli.exits import ExitCode, Failure, Misused
 from counterfoil.cli.output import Format, print_json, print_line, remark, remarks
 
 if TYPE_CHECKING:
+    import psycopg
+
     from counterfoil.server.core.settings import Settings
 
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")]
@@ -60,7 +62,7 @@ def dev(
         ),
     ] = False,
 ) -> None:
-    """Start everything on this machine: PostgreSQL, the book, the service.
+    r"""Start everything on this machine: PostgreSQL, the book, the service.
 
     With DATABASE_URL set, that database is used instead of the embedded one. Without
     API_KEY, calls from this machine need no key, and nothing else may listen.
@@ -72,7 +74,8 @@ def dev(
 
         counterfoil dev
 
-        API_KEY=secret counterfoil dev --host 0.0.0.0 --port 8080 --data-dir ./book
+        API_KEY=secret \
+            counterfoil dev --host 0.0.0.0 --port 8080 --data-dir ./book
     """
     if not os.environ.get("API_KEY") and not is_loopback(host):
         raise Misused(
@@ -84,17 +87,22 @@ def dev(
         from counterfoil.server.core.settings import Settings
         from counterfoil.server.db.migrations import migrate as migrate_database
 
-        if until_stdin_closes:
-            _stop_when_stdin_closes()
-        with database(data_dir) as (url, place):
+        def settings_with(url: str) -> Settings:
             # Of DATABASE_URL the settings hear by themselves, and name it when it is wrong. A
             # direct address without it belongs to another database than the embedded one.
             embedded = {"database_url": url, "database_direct_url": None}
-            settings = Settings.from_environment(
+            return Settings.from_environment(
                 **({} if os.environ.get("DATABASE_URL") else embedded),
                 log_format=os.environ.get("COUNTERFOIL_LOG_FORMAT", "console"),
                 log_level=os.environ.get("COUNTERFOIL_LOG_LEVEL", "warning"),
             )
+
+        # Judged before a database is started, or even made, for nothing.
+        settings_with("postgresql:///")
+        if until_stdin_closes:
+            _stop_when_stdin_closes()
+        with database(data_dir) as (url, place):
+            settings = settings_with(url)
             migrate_database(url)
             _show_banner(place, key_needed=settings.api_key is not None)
             _run(settings, host, port, workers=1)
@@ -108,14 +116,15 @@ def serve(
         int, typer.Option(metavar="N", min=1, max=WORKERS_MAX, help="Processes that serve.")
     ] = 1,
 ) -> None:
-    """Start the service for production.
+    r"""Start the service for production.
 
     Needs DATABASE_URL and API_KEY. Does not change the database: run `counterfoil migrate`
     first. Stops on SIGTERM, after finishing what it has accepted, and ends with 0.
 
     For example:
 
-        DATABASE_URL=postgresql://… API_KEY=… counterfoil serve --host 0.0.0.0 --workers 2
+        DATABASE_URL=postgresql://… API_KEY=… \
+            counterfoil serve --host 0.0.0.0 --workers 2
     """
     for name in ("DATABASE_URL", "API_KEY"):
         if not os.environ.get(name):
@@ -249,7 +258,7 @@ def server_library() -> Iterator[None]:
             raise
         raise Misused(
             f"The service is not installed here ({error.name} is missing). "
-            "Install it with: pip install 'counterfoil[server]'"
+            "Install it in a checkout with: pip install '.[server]'"
         ) from None
     try:
         yield
@@ -259,15 +268,36 @@ def server_library() -> Iterator[None]:
         raise Failure(str(error)) from error
     except psycopg.OperationalError as error:
         raise Failure(
-            f"The database cannot be reached: {error}".rstrip(), ExitCode.UNAVAILABLE
+            f"The database cannot be reached: {_said(error)}", ExitCode.UNAVAILABLE
         ) from error
-    except psycopg.ProgrammingError as error:
-        if error.sqlstate is not None:
-            raise Failure(f"The database refused: {error}".rstrip()) from error
-        # It was never sent: the address itself cannot be read, and holds the password.
-        raise Misused("DATABASE_URL is not an address that PostgreSQL understands.") from None
     except psycopg.Error as error:
-        raise Failure(f"The database refused: {error}".rstrip()) from error
+        # What was never sent may hold the address and so the password: it is not chained.
+        raise _refusal(error) from (error if error.sqlstate else None)
+
+
+def _refusal(error: psycopg.Error) -> Failure:
+    """What PostgreSQL refused, with the way out."""
+    from psycopg import ProgrammingError, errors
+
+    if isinstance(error, ProgrammingError) and error.sqlstate is None:
+        return Misused("DATABASE_URL is not an address that PostgreSQL understands.")
+    if isinstance(error, errors.InsufficientPrivilege):
+        return Failure(
+            f"The login of DATABASE_URL may not do this: {_said(error)}. `migrate` and `recover` "
+            "take the login that owns the schema; one for the service needs `grant "
+            "counterfoil_service to …`."
+        )
+    if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName):
+        return Failure(
+            f"There is no book in this database yet: {_said(error)}. Run `counterfoil migrate` "
+            "first."
+        )
+    return Failure(f"The database refused: {_said(error)}")
+
+
+def _said(error: psycopg.Error) -> str:
+    """What PostgreSQL, or the way to it, said: without the statement, on one line."""
+    return error.diag.message_primary or " ".join(str(error).split())
 
 
 @contextlib.contextmanager
@@ -345,7 +375,7 @@ def _check_schema(settings: Settings) -> None:
     try:
         names = pending(url.get_secret_value())
     except psycopg.OperationalError as error:
-        remark(f"The database cannot be reached yet; serving 503 until it can. {error}".rstrip())
+        remark(f"The database cannot be reached yet; serving 503 until it can: {_said(error)}")
         return
     if names:
         raise Failure(

@@ -36,10 +36,14 @@ class FieldError:
     message: str
     location: str = "body"
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """Where it is, in one word or two: ``/limit (query)``."""
         where = self.pointer or "the whole"
-        place = "" if self.location == "body" else f" ({self.location})"
-        return f"{where}{place}: {self.message}"
+        return where if self.location == "body" else f"{where} ({self.location})"
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
 
 
 class CounterfoilError(Exception):
@@ -195,7 +199,9 @@ class APIStatusError(APIError):
 
     def _sentence(self) -> str:
         text = self.detail or self.title or "The service answered with an error and no reason."
-        parts = [text, *(f"[{error}]" for error in self.errors), self.way_out]
+        # A detail often is its only error's message: then only the place is new.
+        errors = [error.place if error.message in text else str(error) for error in self.errors]
+        parts = [text, *(f"[{error}]" for error in errors), self.way_out]
         name = f" {self.problem}" if self.problem else ""
         request = f", request {self.request_id}" if self.request_id else ""
         parts.append(f"(HTTP {self.status_code}{name}{request})")

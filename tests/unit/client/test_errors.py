@@ -95,6 +95,18 @@ def test_the_offending_fields_are_named(cf: Counterfoil, book: SimulatedBook) ->
     assert "[/payload/amount: Too many digits.] [/limit (query): At most 1000.]" in str(error)
 
 
+def test_a_message_that_the_detail_has_said_is_not_said_again(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    errors = [
+        {"pointer": "/limit", "message": "At most 1000.", "in": "query"},
+        {"pointer": "/payload", "message": "Not an object.", "in": "body"},
+    ]
+    detail = "2 things are wrong. The first: At most 1000."
+    error = refused(cf, book, problem(422, "invalid-input", detail, errors=errors))
+    assert str(error).startswith(f"{detail} [/limit (query)] [/payload: Not an object.] (HTTP")
+
+
 def test_a_missing_key_is_told_with_the_way_out(connect: Connect, book: SimulatedBook) -> None:
     book.api_key = "sesame"
     with pytest.raises(AuthenticationError, match="COUNTERFOIL_API_KEY"):

@@ -59,7 +59,9 @@ class KeyGate:
         for credential in presented or (b"",):  # 2
             right &= hmac.compare_digest(_digest(credential), self._digest)  # 3
         if not right:  # 4
-            raise Unauthenticated("This call needs the service's key, and did not bring it.")
+            raise Unauthenticated(
+                "This call needs the service's key; it brought none, or another one."
+            )
         return KEY_HOLDER
 
 

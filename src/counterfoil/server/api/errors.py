@@ -136,7 +136,7 @@ def _framework_refusal(request: Request, error: HTTPException) -> Response:
         )
     return problem_response(
         problem,
-        "No call of this service has this path.",
+        "No call of this service has this path. `/docs` shows those that exist.",
         request_id=request_id(request.scope),
     )
 

@@ -117,6 +117,8 @@ def _explain(error: ValidationError) -> str:
     sentences = []
     for item in error.errors(include_input=False, include_url=False, include_context=False):
         name = str(item["loc"][0]) if item["loc"] else ""
+        if name in Settings.model_fields:  # given by its field's name
+            name = str(Settings.model_fields[name].validation_alias)
         if item["type"] == "missing":
             sentences.append(f"{name} is not set.")
             continue

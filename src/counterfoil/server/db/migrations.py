@@ -164,6 +164,8 @@ def _to_run(connection: psycopg.Connection) -> list[Migration]:
         if (migration.version, migration.checksum) != (version, checksum):
             raise MigrationError(
                 f"Migration {migration} is not the one that ran on this database: it was "
-                "changed afterwards. Released migrations never change; use an unmodified release."
+                "changed afterwards. Released migrations never change; use an unmodified release. "
+                "Before the first release they do change: a book of `counterfoil dev` from an "
+                "older checkout opens with that one only. Begin another with --data-dir."
             )
     return list(known[len(ran) :])
