@@ -82,10 +82,11 @@ def dev(
             f"On {host} anyone who reaches this machine could write into the book. Set API_KEY "
             "first (API_KEY=$(openssl rand -hex 24) counterfoil dev …), or leave out --host."
         )
-    check_port(host, port)
     with server_library(), ended_by_signals():
         from counterfoil.server.core.settings import Settings
         from counterfoil.server.db.migrations import migrate as migrate_database
+
+        check_port(host, port)
 
         def settings_with(url: str) -> Settings:
             # Of DATABASE_URL the settings hear by themselves, and name it when it is wrong. A
