@@ -59,9 +59,7 @@ class KeyGate:
         for credential in presented or (b"",):  # 2
             right &= hmac.compare_digest(_digest(credential), self._digest)  # 3
         if not right:  # 4
-            raise Unauthenticated(
-                "This call needs the service's key; it brought none, or another one."
-            )
+            raise Unauthenticated("This call needs the service's key: it brought none or another.")
         return KEY_HOLDER
 
 
