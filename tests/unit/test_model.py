@@ -61,7 +61,7 @@ def test_an_event_of_three_fields_is_given_as_it_is() -> None:
         keyed=False,
         causes=(),
         condition_after=None,
-        condition_items=0,
+        condition_values=0,
     )
 
 
@@ -118,16 +118,16 @@ def test_what_is_optional_may_be_null_or_empty_and_is_left_out() -> None:
 def test_a_batch_is_given_whole_and_in_its_order() -> None:
     body = {
         "events": [event(event_type=f"t{n}", caused_by=[n + 1]) for n in range(3)],
-        "condition": {"fail_if": [{"types": ["x"]}]},
+        "condition": {"fail_if": [{"types": ["x"], "agents": ["a", "b"]}, {"tags": ["k:v"]}]},
     }
     request = batch(body, key="key-1")
     document = document_of(request)
 
     assert document["operation"] == request.operation == "batch"
     assert [given["event_type"] for given in document["events"]] == ["t0", "t1", "t2"]
-    assert document["condition"] == {"fail_if": [{"types": ["x"]}]}
+    assert document["condition"] == body["condition"]
     assert document["cause_max"] == 3
-    assert (request.event_count, request.condition_items, request.keyed) == (3, 1, True)
+    assert (request.event_count, request.condition_values, request.keyed) == (3, 4, True)
     assert request.causes == tuple((f"/events/{n}/caused_by", [n + 1]) for n in range(3))
 
 

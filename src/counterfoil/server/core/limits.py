@@ -125,8 +125,8 @@ GROUP_BYTES_MAX: Final = 4 * 1024 * 1024 + 64 * 1024
 """Bytes in one call: at least one whole batch with what surrounds it."""
 
 CONDITION_STEPS_MAX: Final = 20_000
-"""Positions that a condition looks back over, times its items. One that looks further may
-take long to check, and waits with its like instead of with everybody."""
+"""Positions that a condition looks back over, times the types, agents and tags that it
+names. One that looks further may take long to check, and waits with its like instead of with everybody."""
 
 QUEUE_REQUESTS_MAX: Final = 2_000
 """Appends of one lane waiting in one process; a tenant has two lanes. Beyond: 503 with ``Retry-After``."""

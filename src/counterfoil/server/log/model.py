@@ -150,7 +150,8 @@ class AppendRequest:
         keyed: whether it came with an idempotency key.
         causes: each ``caused_by`` that names an event, with the pointer to it.
         condition_after: the position above which its condition looks; None without one.
-        condition_items: items of the condition's query, 0 without one.
+        condition_values: types, agents and tags that its condition names, 0 without one: each
+            may have to be looked up.
     """
 
     operation: Literal["append", "batch"]
@@ -160,7 +161,7 @@ class AppendRequest:
     keyed: bool
     causes: tuple[tuple[str, Sequence[int]], ...]
     condition_after: int | None
-    condition_items: int
+    condition_values: int
 
 
 # --- Judging ----------------------------------------------------------------------
@@ -285,7 +286,7 @@ def _judged(
         keyed="key" in document,
         causes=causes,
         condition_after=None if condition is None else condition.after or 0,
-        condition_items=0 if condition is None else len(condition.fail_if),
+        condition_values=0 if condition is None else _values_of(condition),
     )
 
 
@@ -316,6 +317,14 @@ def _event_document(event: NewEvent, path: Path, errors: list[FieldError]) -> di
     if event.context is not None:
         document["context"] = event.context
     return document
+
+
+def _values_of(condition: Condition) -> int:
+    return sum(
+        len(values or ())
+        for item in condition.fail_if
+        for values in (item.types, item.agents, item.tags)
+    )
 
 
 def _condition_document(condition: Condition) -> dict[str, Any]:

@@ -214,7 +214,7 @@ class GroupCommit:
         if request.condition_after is not None:
             steps = (
                 self._heads.get(tenant_id, 0) - request.condition_after
-            ) * request.condition_items
+            ) * request.condition_values
             far = steps > limits.CONDITION_STEPS_MAX
         lane = self._lanes.get((tenant_id, far))
         if lane is None:
