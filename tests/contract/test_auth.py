@@ -143,3 +143,34 @@ def test_the_key_is_nowhere_in_the_log(locked_service: Service) -> None:
         door.client.get("/no-such-path")
 
     assert KEY not in locked_service.log
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "192.168.1.7:8000", "127.0.0.1.nip.io", "", "@"],
+)
+def test_without_a_key_no_other_name_leads_here(door: Door, host: str) -> None:
+    """A page's own name, made to stand for 127.0.0.1, would be the page's own origin."""
+    head = door.head()
+
+    answer = door.client.post(
+        "/events",
+        json={"agent_name": "page", "event_type": "t", "payload": {}},
+        headers={"Host": host},
+    )
+
+    assert_problem(answer, 421, "foreign-host")
+    assert door.head() == head
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:8000"]
+)
+def test_without_a_key_this_machines_names_lead_here(door: Door, host: str) -> None:
+    assert door.client.get("/events", headers={"Host": host}).status_code == 200
+
+
+def test_with_the_key_any_name_leads_here(locked_service: Service) -> None:
+    """The name is then whatever stands in front of the service."""
+    with open_door(locked_service, **{"X-API-Key": KEY, "Host": "book.example"}) as holder:
+        assert holder.client.get("/events").status_code == 200

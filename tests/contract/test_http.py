@@ -142,7 +142,7 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(door: Door) -> None:
     """The answer comes while the body is still being sent, which never ends."""
     with door.stores_nothing(), wire(door) as connection:
         connection.sendall(
-            b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
         chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
@@ -158,7 +158,7 @@ def test_an_announced_length_is_enough_to_refuse(door: Door) -> None:
     """Not one byte of the body is sent."""
     with door.stores_nothing(), wire(door) as connection:
         connection.sendall(
-            b"POST /events/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /events/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 10485760\r\n\r\n"
         )
         status, document = read_answer(connection)
@@ -171,7 +171,7 @@ def test_what_follows_a_length_that_was_too_small_is_not_read_as_a_body(door: Do
     body = b'{"agent_name":"a","event_type":"t","payload":{}}'
     with door.stores_nothing(), wire(door) as connection:
         connection.sendall(
-            b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 10\r\n\r\n" + body
         )
         status, document = read_answer(connection)
@@ -184,7 +184,7 @@ def test_a_body_that_breaks_off_stores_nothing(door: Door) -> None:
     body = b'{"agent_name":"a","event_type":"t","payload":{}}'
     with door.stores_nothing(), wire(door) as connection:
         connection.sendall(
-            b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: " + str(len(body) + 1).encode() + b"\r\n\r\n" + body
         )
 
@@ -215,8 +215,8 @@ def test_what_is_not_http_is_a_problem_too(door: Door) -> None:
     "start",
     [
         b"GET /events?x=",
-        b"GET /events HTTP/1.1\r\nHost: x\r\nX-Long: ",
-        b"GET /events HTTP/1.1\r\nHost: x\r\nX-Long",
+        b"GET /events HTTP/1.1\r\nHost: localhost\r\nX-Long: ",
+        b"GET /events HTTP/1.1\r\nHost: localhost\r\nX-Long",
     ],
     ids=["an address", "a header's value", "a header's name"],
 )
@@ -232,7 +232,7 @@ def test_headers_without_an_end_are_cut_off(door: Door, start: bytes) -> None:
 def test_headers_that_are_too_long_are_a_problem(door: Door) -> None:
     with wire(door) as connection:
         connection.sendall(
-            b"GET /events HTTP/1.1\r\nHost: x\r\n"
+            b"GET /events HTTP/1.1\r\nHost: localhost\r\n"
             + b"X-One: two\r\n" * (limits.HEADERS_BYTES_MAX // 10)
             + b"\r\n"
         )
@@ -250,7 +250,7 @@ def test_long_headers_within_the_limit_are_read(door: Door) -> None:
 
 def test_two_requests_on_one_connection_are_both_answered(door: Door) -> None:
     with wire(door) as connection:
-        request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+        request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
         connection.sendall(request + b"\r\n" + request + b"Connection: close\r\n\r\n")
         answers = b"".join(iter(lambda: connection.recv(65536), b""))
 

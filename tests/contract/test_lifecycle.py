@@ -141,7 +141,7 @@ def test_what_was_accepted_is_answered_before_the_end(database: Database) -> Non
         address = urlsplit(service.url)
         with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
             connection.sendall(
-                b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Expect: 100-continue\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n"
             )
             # The service asks for the body: so the request is in its hands.

@@ -3,8 +3,14 @@
 Closed unless opened: a call that is not in the list below needs the key, also one that
 does not exist. So a route that is added later cannot be forgotten, a caller without the
 key learns nothing of which paths there are, and no byte of its body is read.
+
+Where no key is configured, calls must address the machine by a name of its own. A browser
+on it could otherwise be led there by any web page, whose name was made to stand for
+127.0.0.1 (DNS rebinding): to the browser that is the page's own origin.
 """
 
+import ipaddress
+import re
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from counterfoil.server.access.keys import ANONYMOUS, KeyGate
 from counterfoil.server.api.errors import refusal
 from counterfoil.server.api.requests import request_id
-from counterfoil.server.core.errors import Unauthenticated
+from counterfoil.server.core.errors import ForeignHost, Unauthenticated
 
 OPEN_PATHS: Final = frozenset(
     {"/health/live", "/health/ready", "/problems", "/openapi.json", "/docs"}
@@ -25,6 +31,9 @@ OPEN_PREFIX: Final = "/problems/"
 def is_open(path: str) -> bool:
     """Whether this path answers without a key."""
     return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+
+
+_HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9.-]+))(?::[0-9]*)?")
 
 
 class Authentication:
@@ -43,8 +52,10 @@ class Authentication:
             scope["state"]["principal"] = ANONYMOUS
         else:
             try:
+                if self._gate.is_open:
+                    _must_be_addressed_locally(scope["headers"])
                 scope["state"]["principal"] = self._gate.admit(_presented(scope["headers"]))
-            except Unauthenticated as error:
+            except (Unauthenticated, ForeignHost) as error:
                 response = refusal(error, request_id=request_id(scope))
                 await response(scope, receive, send)
                 return
@@ -66,3 +77,28 @@ def _presented(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
             if scheme.lower() == b"bearer":
                 presented.append(token.strip())
     return presented
+
+
+def _must_be_addressed_locally(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse a call whose ``Host`` is not this machine. Without one it is from no browser.
+
+    Raises ``ForeignHost``.
+    """
+    for name, value in headers:
+        if name == b"host" and not _is_local(value.decode("latin-1").strip().lower()):
+            raise ForeignHost(
+                "Without a key this service answers to localhost and to loopback addresses only. "
+                "Set API_KEY for it to be reached under another name."
+            )
+
+
+def _is_local(host: str) -> bool:
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    if found["name"] == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(found["v6"] or found["name"]).is_loopback
+    except ValueError:
+        return False

@@ -34,6 +34,7 @@ PROBLEM_OF: Final[Mapping[type[errors.CounterfoilError], ProblemType]] = {
     errors.AfterAboveHead: problems.AFTER_ABOVE_HEAD,
     errors.UnknownCause: problems.UNKNOWN_CAUSE,
     errors.Unauthenticated: problems.UNAUTHENTICATED,
+    errors.ForeignHost: problems.FOREIGN_HOST,
     errors.EventNotFound: problems.EVENT_NOT_FOUND,
     errors.ConditionFailed: problems.CONDITION_FAILED,
     errors.BookRestored: problems.BOOK_RESTORED,

@@ -276,7 +276,7 @@ def call(
         extra["requestBody"] = body
     if is_open:
         extra["security"] = []
-    everywhere = () if is_open else (problems.UNAUTHENTICATED,)
+    everywhere = () if is_open else (problems.UNAUTHENTICATED, problems.FOREIGN_HOST)
     return {
         "operation_id": operation_id,
         "tags": [tag],

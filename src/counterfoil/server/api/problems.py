@@ -109,6 +109,14 @@ UNAUTHENTICATED = ProblemType(
     "The call brought no key, or not the right one. The two are not told apart.",
     "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`.",
 )
+FOREIGN_HOST = ProblemType(
+    "foreign-host",
+    421,
+    "A service without a key answers to this machine's own names only",
+    "No key is configured, and the call's `Host` is neither `localhost` nor a loopback address. A "
+    "web page can make a browser call this machine under a name of the page's own.",
+    "Call `http://localhost:<port>`. To be reached under another name, set API_KEY.",
+)
 NOT_FOUND = ProblemType(
     "not-found",
     404,
@@ -222,6 +230,7 @@ CATALOGUE: Final[dict[str, ProblemType]] = {
         BODY_TOO_SLOW,
         HEADERS_TOO_LARGE,
         UNAUTHENTICATED,
+        FOREIGN_HOST,
         NOT_FOUND,
         EVENT_NOT_FOUND,
         METHOD_NOT_ALLOWED,

@@ -66,6 +66,10 @@ class Unauthenticated(CounterfoilError):
     """No key, or not one that opens this service. The two are told apart nowhere."""
 
 
+class ForeignHost(CounterfoilError):
+    """A call without a key that does not address this machine by a name of its own."""
+
+
 class EventNotFound(CounterfoilError):
     """There is no event at this position."""
 
