@@ -21,7 +21,7 @@ from tests.contract.conftest import KEY
 from tests.db.scratch import login
 from tests.support.cluster import Cluster, Database
 from tests.support.command_line import counterfoil, ending, started, to_its_end
-from tests.support.service import Service
+from tests.support.service import Service, running_service
 from tests.support.waiting import WAIT_SECONDS_MAX
 
 # --- append, read, tail -----------------------------------------------------------------
@@ -261,6 +261,36 @@ def test_tail_is_readable(shared_service: Service, subject: str, cf: Counterfoil
     assert line.split()[0] == str(stored.id)
     assert "fraud_agent" in line
     assert subject in line
+
+
+def test_tail_says_that_the_service_is_away_and_that_it_is_back(
+    database: Database, subject: str
+) -> None:
+    def appended(service: Service) -> int:
+        with Counterfoil(base_url=service.url) as client:
+            return client.events.append(agent_name="a", event_type=subject, payload={}).id
+
+    def shown(tailing: subprocess.Popen[str]) -> int:
+        assert tailing.stdout is not None
+        return int(json.loads(tailing.stdout.readline())["id"])
+
+    with running_service(database.url) as before:
+        first, port = appended(before), httpx2.URL(before.url).port
+        assert port is not None
+        tail = ("tail", "--type", subject, "--after", "0", "-o", "json")
+        with started(*tail, COUNTERFOIL_BASE_URL=before.url) as tailing:
+            assert shown(tailing) == first
+            before.stop()
+            assert tailing.stderr is not None
+            assert tailing.stderr.readline().startswith("The connection was lost: The service ")
+            with running_service(database.url, port=port) as after:
+                second = appended(after)
+                assert shown(tailing) == second
+                tailing.send_signal(signal.SIGINT)
+                code, errors = ending(tailing)
+
+    assert code == 130
+    assert errors == "The connection is back; going on where it was.\n"
 
 
 # --- dev and serve ----------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from counterfoil import Condition, ConditionFailed, Counterfoil
+from counterfoil import APIError, Condition, ConditionFailed, Counterfoil
 from counterfoil.cli import arguments
 from counterfoil.cli.exits import ExitCode, Misused
 from counterfoil.cli.output import (
@@ -211,7 +211,7 @@ def tail(
     """Show events as they are written, until Ctrl-C.
 
     A connection that breaks is opened again where it was: nothing is missed, nothing comes
-    twice.
+    twice. Standard error says when it is lost, and when it is back.
 
     For example:
 
@@ -229,6 +229,7 @@ def tail(
             agents=agent or (),
             payload=contained,
             after=after,
+            on_reconnect=_tell_of_connection,
         ):
             printer.show(event)
 
@@ -243,6 +244,13 @@ def connected(base_url: str | None, api_key: str | None) -> Counterfoil:
         return Counterfoil(base_url=base_url, api_key=api_key)
     except ValueError as error:
         raise Misused(str(error)) from None
+
+
+def _tell_of_connection(reason: APIError | None) -> None:
+    if reason is None:
+        remark("The connection is back; going on where it was.")
+    else:
+        remark(f"The connection was lost: {reason} Trying until it is back …")
 
 
 def _show_refusal(refusal: ConditionFailed, output: Format) -> None:

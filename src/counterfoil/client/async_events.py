@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from counterfoil.client import requests
 from counterfoil.client.async_reading import AsyncEventIterator, AsyncFollower
 from counterfoil.client.async_transport import AsyncTransport
+from counterfoil.client.errors import APIError
 from counterfoil.client.following import Following
 from counterfoil.client.model import (
     Condition,
@@ -211,6 +212,7 @@ class AsyncEvents:
         after: int | None = None,
         last_event_id: str | None = None,
         max_reconnects: int | None = None,
+        on_reconnect: Callable[[APIError | None], None] | None = None,
     ) -> AsyncFollower:
         """Follow the book live: what is there after ``after``, then what comes.
 
@@ -227,6 +229,8 @@ class AsyncEvents:
             last_event_id: begin where a follower stood, whose ``last_event_id`` was kept.
             max_reconnects: give up after so many failed reconnections in a row; never, if
                 it is not given. (The first connection is tried as often as any call.)
+            on_reconnect: called with the reason when the connection is lost and will be made
+                anew, and with ``None`` when it stands again. It must not block.
 
         Raises:
             BookRestored: while iterating; positions mean something else now.
@@ -238,5 +242,6 @@ class AsyncEvents:
             last_event_id=last_event_id,
             max_reconnects=max_reconnects,
             policy=self._transport.settings.policy,
+            on_reconnect=on_reconnect,
         )
         return AsyncFollower(self._transport, following)

@@ -12,11 +12,15 @@ Before the first connection stands, failures count as those of any call: after
 follower keeps trying (up to ``max_reconnects`` failures in a row, if given), since a
 service that is being replaced is no reason to stop. What the service decides (no key, a
 restored book, a filter that it refuses) is raised either way.
+
+``on_reconnect`` hears of each such interruption twice: with the reason when it begins, and
+with ``None`` when a connection stands again. The failures in between are not told.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from counterfoil.client import answers, requests
@@ -59,6 +63,7 @@ class Following:
         last_event_id: str | None,
         max_reconnects: int | None,
         policy: RetryPolicy,
+        on_reconnect: Callable[[APIError | None], None] | None = None,
     ) -> None:
         if after is not None and last_event_id is not None:
             raise UsageError("Give `after` or `last_event_id`, not both.")
@@ -67,7 +72,9 @@ class Following:
         self._max_reconnects = max_reconnects
         self._first_seconds = RECONNECT_FIRST_SECONDS
         self._failures = 0
+        self._on_reconnect = on_reconnect
         self._connected_once = False
+        self._interrupted = False
         self._parser = EventStreamParser()
         self._messages: deque[Message] = deque()
         self.position = after
@@ -100,6 +107,7 @@ class Following:
             self._begin(answer)
         self._parser = EventStreamParser()
         self._connected_once = True
+        self._tell(None)
 
     def _begin(self, answer: Answer) -> None:
         try:
@@ -196,7 +204,18 @@ class Following:
         )
         if wait is None:
             raise error
+        if self._connected_once:
+            self._tell(error)
         return wait
+
+    def _tell(self, reason: APIError | None) -> None:
+        """Say that an interruption has begun or is over, once each."""
+        interrupted = reason is not None
+        if interrupted == self._interrupted:
+            return
+        self._interrupted = interrupted
+        if self._on_reconnect is not None:
+            self._on_reconnect(reason)
 
     def _failures_max(self) -> float:
         if not self._connected_once:

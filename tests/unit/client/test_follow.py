@@ -8,6 +8,7 @@ import pytest
 
 from counterfoil import (
     APIConnectionError,
+    APIError,
     AsyncCounterfoil,
     AuthenticationError,
     BookRestored,
@@ -174,6 +175,40 @@ def test_the_wait_is_short_again_after_a_word_from_the_service(
         book.add(1)
         take(events, 1)
     assert max(clock.waits) <= 1.0
+
+
+def test_an_interruption_is_told_when_it_begins_and_when_it_is_over(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    told: list[APIError | None] = []
+    book.add(1)
+    book.faults.append(Fault(httpx2.ConnectError("refused")))  # Not connected yet: not told.
+    with cf.events.follow(after=0, on_reconnect=told.append) as events:
+        take(events, 1)
+        assert told == []
+        book.faults.extend([Fault(httpx2.ConnectError("refused"))] * 3)
+        book.add(1)
+        take(events, 1)
+        reason, back = told
+        assert isinstance(reason, APIConnectionError)
+        assert "ended the stream" in str(reason)
+        assert back is None
+        book.faults.append(Fault(problem(401, "unauthenticated", "No.")))
+        with pytest.raises(AuthenticationError):
+            next(events)
+    assert [each is None for each in told] == [False, True, False]
+
+
+def test_what_ends_the_follower_is_raised_and_not_told(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    told: list[APIError | None] = []
+    book.add(1)
+    with cf.events.follow(after=0, max_reconnects=0, on_reconnect=told.append) as events:
+        take(events, 1)
+        with pytest.raises(APIConnectionError):
+            next(events)
+    assert told == []
 
 
 @pytest.mark.parametrize(
