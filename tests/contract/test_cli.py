@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx2
@@ -461,6 +462,77 @@ def test_a_login_without_the_services_role_is_told_what_it_lacks(
 
     assert refused.returncode == 1
     assert "`grant counterfoil_service to" in refused.stderr
+
+
+def other(url: str, *, user: str | None = None, password: str | None = None) -> str:
+    """The address with another user or another password."""
+    place = urlsplit(url)
+    before, _, host = place.netloc.rpartition("@")
+    own_user, _, own_password = before.partition(":")
+    login = f"{user or own_user}:{password or own_password}"
+    return place._replace(netloc=f"{login}@{host}").geturl()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("password", "password authentication failed"),
+        ("user", "password authentication failed"),
+        ("database", "does not exist"),
+    ],
+)
+def test_serve_does_not_start_with_a_login_that_is_refused(
+    call: Call, database: Database, cluster: Cluster, mistake: str, said: str
+) -> None:
+    url = {
+        "password": other(database.url, password="secret-word"),
+        "user": other(database.url, user="nobody_of_this_name"),
+        "database": cluster.url_of("no_database_of_this_name"),
+    }[mistake]
+
+    at_once = call("serve", "--port", "0", DATABASE_URL=url, API_KEY=KEY)
+    # The schema is looked at through the direct address; the service works through the other.
+    pooled = call(
+        *("serve", "--port", "0"),
+        DATABASE_URL=url,
+        API_KEY=KEY,
+        COUNTERFOIL_DATABASE_DIRECT_URL=database.url,
+    )
+
+    for refused in (at_once, pooled):
+        assert refused.returncode == 1
+        assert refused.stdout == ""
+        assert said in refused.stderr
+        assert refused.stderr.rstrip().endswith(" in DATABASE_URL.")
+        assert "secret-word" not in refused.stderr
+
+
+def test_serve_does_not_start_with_a_login_that_cannot_act_as_the_service(
+    call: Call, database: Database
+) -> None:
+    reads = ("usage on schema counterfoil", "select on counterfoil.schema_migrations")
+    with login(database, *reads) as reader:
+        refused = call("serve", "--port", "0", DATABASE_URL=reader.url, API_KEY=KEY)
+
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "`grant counterfoil_service to` it" in refused.stderr
+
+
+def test_serve_waits_for_a_database_that_is_away_and_says_so(tmp_path: Path) -> None:
+    url = f"postgresql://u:secret-word@/d?host={tmp_path}"
+    with started("serve", "--port", "0", DATABASE_URL=url, API_KEY=KEY) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("Counterfoil is listening at http://")
+        assert httpx2.get(f"{line.split()[-1]}/health/ready").status_code == 503
+        process.terminate()
+        code, errors = ending(process)
+
+    assert code == 0
+    assert "Listening; the database is away (" in errors
+    assert "/health/ready says 503 until it is back." in errors
+    assert "secret-word" not in errors
 
 
 def test_a_wrong_setting_is_named_before_a_cluster_is_made(call: Call, tmp_path: Path) -> None:

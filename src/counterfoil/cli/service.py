@@ -6,6 +6,7 @@ installation has neither its code's libraries nor PostgreSQL.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -120,7 +121,8 @@ def serve(
     r"""Start the service for production.
 
     Needs DATABASE_URL and API_KEY. Does not change the database: run `counterfoil migrate`
-    first. Stops on SIGTERM, after finishing what it has accepted, and ends with 0.
+    first. Refuses to start with a login that the database refuses, and waits for a database
+    that is away. Stops on SIGTERM, after finishing what it has accepted, and ends with 0.
 
     For example:
 
@@ -137,8 +139,8 @@ def serve(
         from counterfoil.server.core.settings import Settings
 
         settings = Settings.from_environment()
-        _check_schema(settings)
-        _run(settings, host, port, workers)
+        away = _check_database(settings)
+        _run(settings, host, port, workers, away=away)
 
 
 def migrate(
@@ -336,8 +338,18 @@ def ended_by_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(settings: Settings, host: str, port: int, workers: int) -> None:
+def _run(
+    settings: Settings, host: str, port: int, workers: int, *, away: str | None = None
+) -> None:
+    """Serve until stopped. ``away``: why the database could not be reached, if it could not."""
     from counterfoil.server.serving import serve as serve_until_stopped
+
+    def announce(address: str) -> None:
+        print_line(f"Counterfoil is {'listening' if away else 'ready'} at {address}")
+        if away:
+            remark(
+                f"Listening; the database is away ({away}). /health/ready says 503 until it is back."
+            )
 
     try:
         serve_until_stopped(
@@ -345,7 +357,7 @@ def _run(settings: Settings, host: str, port: int, workers: int) -> None:
             host=host,
             port=port,
             workers=workers,
-            on_ready=lambda address: print_line(f"Counterfoil is ready at {address}"),
+            on_ready=announce,
         )
     except OSError as error:
         raise _explained(error, host, port) from error
@@ -366,23 +378,60 @@ def _explained(error: OSError, host: str, port: int) -> Exception:
     return error
 
 
-def _check_schema(settings: Settings) -> None:
-    """Refuse a database whose schema is behind. One that is away may come back by itself."""
+def _check_database(settings: Settings) -> str | None:
+    """See before the start whether the service can work on its database.
+
+    Returns:
+        Why it cannot be reached, if it is merely away: it may come back by itself.
+
+    Raises:
+        Failure: the schema is behind, or the login is refused or cannot act as the service.
+            Waiting would mend none of these.
+    """
     import psycopg
 
+    from counterfoil.server.core import limits
     from counterfoil.server.db.migrations import pending
+    from counterfoil.server.db.pool import (
+        Pool,
+        UnfitDatabase,
+        login_refused,
+        patient_only_for_seconds,
+    )
 
-    url = settings.database_direct_url or settings.database_url
+    url = settings.database_url.get_secret_value()
+    direct = settings.database_direct_url
+    variable = "DATABASE_URL" if direct is None else "COUNTERFOIL_DATABASE_DIRECT_URL"
+
+    async def connect_as_the_service() -> None:
+        await Pool(
+            url,
+            name="start",
+            statement_milliseconds_max=limits.APPEND_STATEMENT_MILLISECONDS_MAX,
+            size_min=1,
+            size_max=1,
+            prepare=settings.prepare_statements,
+        ).try_once()
+
     try:
-        names = pending(url.get_secret_value())
+        names = pending(patient_only_for_seconds(direct.get_secret_value() if direct else url))
+        if names:
+            raise Failure(
+                f"The database's schema is behind this release ({', '.join(names)} to do). "
+                "Run `counterfoil migrate` first."
+            )
+        variable = "DATABASE_URL"
+        asyncio.run(connect_as_the_service())
+    except UnfitDatabase as error:
+        raise Failure(str(error)) from error
     except psycopg.OperationalError as error:
-        remark(f"The database cannot be reached yet; serving 503 until it can: {_said(error)}")
-        return
-    if names:
-        raise Failure(
-            f"The database's schema is behind this release ({', '.join(names)} to do). "
-            "Run `counterfoil migrate` first."
-        )
+        if login_refused(error):
+            raise Failure(
+                f"The database refuses the login: {_said(error)}. Mend the user, the password or "
+                f"the database's name in {variable}."
+            ) from error
+        return _said(error)
+    return None
 
 
 def _database_url(command: str) -> str:

@@ -13,8 +13,9 @@ logged in, so that no code path of the service holds a right to change an event:
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -46,6 +47,14 @@ UNLESS_SAID_OTHERWISE: Final[Mapping[str, str]] = {
 }
 """libpq's parameters for a connection whose address does not set them itself."""
 
+_LOGIN_REFUSED: Final = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|no such (user|database)"
+    r'|role ".*" (does not exist|is not permitted to log in)|database ".*" does not exist'
+    r"|permission denied for database"
+)
+"""What PostgreSQL, libpq and pgbouncer say of a login that will not work by waiting. libpq
+gives no SQLSTATE of a connection that was not made, so the text is all there is."""
+
 _SQL = sqlfile.load("counterfoil.server.db", "pool.sql")
 
 Connection = AsyncConnection[tuple[object, ...]]
@@ -56,6 +65,14 @@ def patient_only_for_seconds(url: str) -> str:
     said = conninfo_to_dict(url)
     unsaid = {name: value for name, value in UNLESS_SAID_OTHERWISE.items() if name not in said}
     return make_conninfo(url, **unsaid)
+
+
+def login_refused(error: psycopg.OperationalError) -> bool:
+    """Whether a connection was not made because of its login, and not because of the way there.
+
+    Known in English only: a server that speaks another language counts as away.
+    """
+    return _LOGIN_REFUSED.search(str(error)) is not None
 
 
 class UnfitDatabase(psycopg.OperationalError):
@@ -89,8 +106,13 @@ class Pool:
         self.size_max = size_max
         self._statement_milliseconds_max = statement_milliseconds_max
         self._prepare = prepare
+        self._url = patient_only_for_seconds(url)
+        self._parameters: dict[str, Any] = {
+            "autocommit": True,
+            "application_name": f"counterfoil {name}",
+        }
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            patient_only_for_seconds(url),
+            self._url,
             min_size=size_min,
             max_size=size_max,
             open=False,
@@ -99,7 +121,7 @@ class Pool:
             timeout=limits.CONNECTION_WAIT_SECONDS_MAX,
             max_idle=IDLE_SECONDS_MAX,
             reconnect_timeout=RECONNECT_SECONDS_MAX,
-            kwargs={"autocommit": True, "application_name": f"counterfoil {name}"},
+            kwargs=self._parameters,
         )
         self.last_refusal: str | None = None
         """Why the last new connection was not fit for use; None since one was."""
@@ -107,6 +129,17 @@ class Pool:
     async def open(self) -> None:
         """Start connecting, without waiting for it: the database may come later."""
         await self._pool.open(wait=False)
+
+    async def try_once(self) -> None:
+        """Make one connection as all are made, and close it again. Works before ``open``.
+
+        Raises:
+            UnfitDatabase: the service must not work there.
+            psycopg.OperationalError: there is no connection; ``login_refused`` says whether
+                there will be one when the database is back.
+        """
+        async with await AsyncConnection.connect(self._url, **self._parameters) as connection:
+            await self._configure(connection)
 
     async def close(self) -> None:
         """Close all connections; those in use, when they are given back."""
