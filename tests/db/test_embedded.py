@@ -267,6 +267,37 @@ def test_half_made_cluster_is_not_used(data_dir: Path) -> None:
     ]
 
 
+def test_folder_of_other_files_is_refused_and_left_alone(data_dir: Path) -> None:
+    (data_dir / "src").mkdir(parents=True)
+    (data_dir / "README.md").write_text("a checkout")
+
+    with pytest.raises(
+        cluster.EmbeddedPostgresError, match=rf"'README.md' is one.*such as {data_dir}/book"
+    ):
+        EmbeddedPostgres(data_dir).start()
+
+    assert sorted(path.name for path in data_dir.iterdir()) == ["README.md", "src"]
+
+
+def test_what_others_leave_in_an_empty_folder_and_a_broken_start_is_accepted(
+    data_dir: Path,
+) -> None:
+    data_dir.mkdir()
+    data_dir.chmod(0o711)
+    (data_dir / "lost+found").mkdir()
+    for name in (".DS_Store", "lock", "secret", "postgres.log", "postgres.log.1"):
+        (data_dir / name).write_text("left\n")
+
+    with EmbeddedPostgres(data_dir) as server:
+        assert value(server, "1") == 1
+
+
+def test_files_beside_a_cluster_are_no_matter(made_dir: Path) -> None:
+    (made_dir / "notes.txt").write_text("mine")
+    with EmbeddedPostgres(made_dir) as server:
+        assert value(server, "1") == 1
+
+
 def test_failed_making_leaves_no_cluster(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second step fails after initdb has succeeded."""
     monkeypatch.setattr(cluster, "DATABASE", "no-quotes-no-name")

@@ -80,6 +80,13 @@ SETTINGS: Final[Mapping[str, str]] = {
 """Given to the server at each start, above what its configuration file says."""
 
 
+OWN_FILES: Final = frozenset({"pgdata", "secret", "lock", "postgres.log", "postgres.log.1"})
+"""What a data folder holds once it is one; a first start that was broken off leaves some."""
+
+_OF_THE_FILE_SYSTEM: Final = "lost+found"
+"""Stands in the topmost folder of a volume, however empty that is."""
+
+
 class DataDirInUse(EmbeddedPostgresError):
     """Another process has the data folder. ``pid`` is its id, where it could be read."""
 
@@ -201,6 +208,7 @@ class EmbeddedPostgres:
             if created:
                 # The server's user only has to pass through on the way to its own folder.
                 self.data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            self._check_nothing_else_is_there()
             lock = self._owned.enter_context(open_private(self.data_dir / "lock", "a+"))
         except OSError as error:
             raise EmbeddedPostgresError(
@@ -218,6 +226,20 @@ class EmbeddedPostgres:
         lock.flush()
         if self._log_path.exists() and self._log_path.stat().st_size > LOG_BYTES_MAX:
             self._log_path.replace(self._log_path.with_suffix(".log.1"))
+
+    def _check_nothing_else_is_there(self) -> None:
+        """Refuse to make a cluster among somebody's files; hidden ones (.DS_Store) are no matter."""
+        if self._pgdata.exists():
+            return
+        known = OWN_FILES | {_OF_THE_FILE_SYSTEM}
+        names = sorted(path.name for path in self.data_dir.iterdir())
+        strange = [name for name in names if name not in known and not name.startswith(".")]
+        if strange:
+            raise EmbeddedPostgresError(
+                f"The folder {self.data_dir} holds no book, but other files ({strange[0]!r} is one). "
+                "Choose a folder that is empty or does not exist yet, such as "
+                f"{self.data_dir / 'book'}."
+            )
 
     # --- The server -----------------------------------------------------------------
 
