@@ -113,8 +113,13 @@ def _steerless(written: str) -> str:
 
 _ID_WIDTH: Final = 7
 _TIME_WIDTH: Final = 23
+_CLOCK_WIDTH: Final = 12
 _AGENT_WIDTH: Final = 12
 _TYPE_WIDTH: Final = 18
+
+_WIDTH_WITH_DATE_MIN: Final = 100
+"""A narrower terminal shows the time of day only: with the date, 80 columns would leave 12
+characters for what happened."""
 
 _PLAIN: Final = re.compile(r"[A-Za-z_][\w.:@/+-]*")
 """A string that cannot be taken for a number or for two words …"""
@@ -129,17 +134,24 @@ _AGENT_STYLES: Final = ("cyan", "magenta", "green", "yellow", "blue", "bright_cy
 class EventPrinter:
     """Prints events as they come, one a line: under headings, or as JSON.
 
-    A line for people is cut to the terminal's width, and is whole in a pipe or a file.
+    A line for people is cut to the terminal's width, and is whole in a pipe or a file. On a
+    narrow terminal the date is left out.
     """
 
     def __init__(self, output: Format) -> None:
         self._console = results() if output is Format.TEXT else None
         self._begun = False
 
+    @property
+    def _width(self) -> int | None:
+        """The terminal's width as it is now; ``None`` where there is no terminal."""
+        console = self._console
+        return console.width if console is not None and console.is_terminal else None
+
     def begin(self) -> None:
         """Print the headings, once; the first event does it otherwise."""
         if self._console is not None and not self._begun:
-            self._console.print(_heading())
+            self._console.print(heading(self._width))
         self._begun = True
 
     def show(self, event: Event) -> None:
@@ -148,13 +160,18 @@ class EventPrinter:
         if self._console is None:
             print_line(_steerless(event.to_json()))
         else:
-            width = self._console.width if self._console.is_terminal else None
-            self._console.print(event_line(event, width))
+            self._console.print(event_line(event, self._width))
 
 
-def _heading() -> Text:
+def heading(width: int | None = None) -> Text:
+    """What stands above the events' lines of this ``width``."""
+    created = (
+        f"{'TIME (UTC)':<{_CLOCK_WIDTH}}"
+        if _is_narrow(width)
+        else f"{'CREATED (UTC)':<{_TIME_WIDTH}}"
+    )
     return Text(
-        f"{'ID':>{_ID_WIDTH}}  {'CREATED (UTC)':<{_TIME_WIDTH}}  {'AGENT':<{_AGENT_WIDTH}}  "
+        f"{'ID':>{_ID_WIDTH}}  {created}  {'AGENT':<{_AGENT_WIDTH}}  "
         f"{'TYPE':<{_TYPE_WIDTH}}  PAYLOAD",
         style="bold",
     )
@@ -162,9 +179,12 @@ def _heading() -> Text:
 
 def event_line(event: Event, width: int | None = None) -> Text:
     """One event on one line; cut to ``width`` characters where that is given."""
+    created = moment(event.created_at)
+    if _is_narrow(width):
+        created = created[-_CLOCK_WIDTH:]
     line = Text.assemble(
         (f"{event.id:>{_ID_WIDTH}}", "bold"),
-        ("  " + moment(event.created_at), "dim"),
+        ("  " + created, "dim"),
         (f"  {visible(event.agent_name):<{_AGENT_WIDTH}}", agent_style(event.agent_name)),
         (f"  {visible(event.event_type):<{_TYPE_WIDTH}}", "bold"),
         f"  {payload_text(event.payload)}",
@@ -174,6 +194,10 @@ def event_line(event: Event, width: int | None = None) -> Text:
     if width is not None:
         line.truncate(width, overflow="ellipsis")
     return line
+
+
+def _is_narrow(width: int | None) -> bool:
+    return width is not None and width < _WIDTH_WITH_DATE_MIN
 
 
 def moment(time: datetime) -> str:

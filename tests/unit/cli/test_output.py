@@ -13,6 +13,7 @@ from counterfoil.cli.output import (
     Format,
     agent_style,
     event_line,
+    heading,
     payload_text,
     print_json,
     visible,
@@ -61,6 +62,19 @@ def test_a_line_is_cut_to_the_terminal() -> None:
 
     assert len(line.plain) == 100
     assert line.plain.endswith("…")
+
+
+def test_a_narrow_terminal_has_the_time_of_day_and_room_for_the_payload() -> None:
+    event = an_event()
+
+    assert event_line(event, width=80).plain == (
+        "     17  08:00:00.123  fraud_agent   flag_transaction    amount=12.30 transacti…"
+    )
+    for width, shown in ((80, "08:00:00.123"), (99, "08:00:00.123"), (100, "2026-01-05 ")):
+        line, above = event_line(event, width).plain, heading(width).plain
+        assert line[9:].startswith(shown)
+        assert line.index("amount=") == above.index("PAYLOAD")
+    assert heading().plain == heading(100).plain
 
 
 @pytest.mark.parametrize(
