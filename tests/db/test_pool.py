@@ -13,7 +13,7 @@ from counterfoil.server.core.errors import DatabaseUnavailable
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.db.embedded import EmbeddedPostgres
 from counterfoil.server.db.migrations import migrate, schema_version
-from counterfoil.server.db.pool import Pool
+from counterfoil.server.db.pool import Pool, login_refused
 from counterfoil.server.log.operations import Log, Readiness
 from tests.db.scratch import empty_database, login
 from tests.support.cluster import Cluster, Database
@@ -210,3 +210,26 @@ async def test_server_that_does_not_flush_is_not_ready(data_dir: Path) -> None:
     assert found.checks["fsync"].startswith("off")
     assert found.checks["full_page_writes"].startswith("off")
     assert (found.checks["database"], found.checks["schema"]) == ("ok", "ok")
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ('FATAL:  password authentication failed for user "u"', True),
+        ("fe_sendauth: no password supplied", True),
+        ('FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "u", database "d"', True),
+        ('FATAL:  role "u" does not exist', True),
+        ('FATAL:  role "u" is not permitted to log in', True),
+        ('FATAL:  database "d" does not exist', True),
+        ('FATAL:  permission denied for database "d"', True),
+        ("FATAL:  no such database: d", True),
+        ("Connection refused", False),
+        ("connection timeout expired", False),
+        ("FATAL:  the database system is starting up", False),
+        ("FATAL:  sorry, too many clients already", False),
+        ('socket "/tmp/.s.PGSQL.5432" failed: No such file or directory', False),
+    ],
+)
+def test_a_refused_login_is_told_from_a_database_that_is_away(said: str, *, refused: bool) -> None:
+    error = psycopg.OperationalError(f"connection failed: connection to server failed: {said}")
+    assert login_refused(error) is refused
