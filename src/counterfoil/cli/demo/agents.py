@@ -65,7 +65,7 @@ class Agent:
 
     async def obey(self, command: dict[str, Any]) -> None:
         """Do what the conductor asks for."""
-        raise NotImplementedError(f"the {self.name} takes no commands, and got {command}")
+        raise RuntimeError(f"the {self.name} takes no commands, and got {command}")
 
     def key(self, deed: str, transaction_id: str) -> str:
         """The idempotency key of one deed: the same deed twice is written once."""
