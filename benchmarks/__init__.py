@@ -1,0 +1,1 @@
+"""What Counterfoil's speed is, measured beside what it is compared with."""

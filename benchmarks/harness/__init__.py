@@ -1,0 +1,1 @@
+"""What every measurement needs: a server, services, load, rounds and records."""

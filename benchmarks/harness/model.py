@@ -1,0 +1,124 @@
+"""The terms of a measurement.
+
+A *suite* asks one question of several *subjects* (Counterfoil, plain PostgreSQL, another
+product). It opens them side by side and hands out *cells*; one cell is one subject under
+one load, and gives one line of figures each time it is run. The runner runs all cells of a
+suite once in a round, in an order that turns from round to round, and takes several rounds:
+what the machine does meanwhile then falls on all of them alike.
+
+A figure's name carries its unit: ``events_per_second``, ``p99_milliseconds``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+Roles = Mapping[str, Sequence[int]]
+"""Root process ids by role: ``postgresql``, ``service``, ``peer``. Each stands for itself and
+all processes below it. What the benchmark's own process and its other children use is
+``client``."""
+
+
+class BenchmarkError(Exception):
+    """A measurement is worth nothing, or cannot be made. ``str()`` says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One subject under one load.
+
+    Attributes:
+        id: a path of words, unique: ``appends/plain/64-connections/counterfoil-2-workers``.
+            It names the figure, and the command that gives it again.
+        run: drives the load for about so many seconds, after a warm-up of its own, and
+            returns figures by name. Raises ``BenchmarkError`` where they would be worth nothing.
+        roles: whose CPU time is counted under which role; asked before each run.
+        seconds: how long one run takes when it is not the suite's choice; None: the runner's.
+    """
+
+    id: str
+    run: Callable[[float], Mapping[str, float]]
+    roles: Callable[[], Roles] = field(default=dict)
+    seconds: float | None = None
+
+
+class Cluster(Protocol):
+    """The PostgreSQL server that all subjects share."""
+
+    @property
+    def postmaster_pid(self) -> int:
+        """The root of the server's processes."""
+        ...
+
+    @property
+    def binaries(self) -> Path:
+        """The folder of the server's programs: ``pgbench``, ``psql``, ``pg_test_fsync``."""
+        ...
+
+    def url(self, database: str) -> str:
+        """The owner's connection string of a database."""
+        ...
+
+    def create_database(self, name: str, *, migrated: bool) -> str:
+        """Make an empty database, with Counterfoil's schema if ``migrated``; returns its URL.
+
+        One that exists is dropped first.
+        """
+        ...
+
+
+class Stage(Protocol):
+    """What a suite is given to work with."""
+
+    @property
+    def cluster(self) -> Cluster: ...
+
+    @property
+    def folder(self) -> Path:
+        """An empty folder of the run's own, on the same disk as the server's data."""
+        ...
+
+    @property
+    def quick(self) -> bool:
+        """Whether this is the short run: less of everything, the same questions."""
+        ...
+
+    def wants(self, cell_id: str) -> bool:
+        """Whether this cell was asked for. What no wanted cell needs is not opened."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Show progress: one line for a person."""
+        ...
+
+
+class Suite(Protocol):
+    """One question, and the cells that answer it side by side."""
+
+    @property
+    def name(self) -> str:
+        """The first part of its cells' ids."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """The heading of its part of the results."""
+        ...
+
+    def cell_ids(self, *, quick: bool) -> Sequence[str]:
+        """The ids of all cells, without opening anything."""
+        ...
+
+    def rounds(self, *, quick: bool) -> int:
+        """How many rounds are taken."""
+        ...
+
+    def open(self, stage: Stage) -> AbstractContextManager[Sequence[Cell]]:
+        """Open the subjects of all wanted cells; close them, and check what they wrote.
+
+        Raises ``BenchmarkError`` on closing where a check failed: the runner then refuses
+        all figures of this suite.
+        """
+        ...

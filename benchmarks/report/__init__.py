@@ -1,0 +1,1 @@
+"""The results as people read them: tables and charts."""
