@@ -4,6 +4,7 @@
     python3 tasks.py demo [...]      the fraud demo on an embedded PostgreSQL
     python3 tasks.py test [...]      all tests; what follows is passed on to pytest
     python3 tasks.py lint            formatter, linters, type checker, import contracts
+    python3 tasks.py bench [...]     measure everything beside its peers (--quick, --only, --list)
     python3 tasks.py mutants [...]   every committed mistake must be killed by a test
     python3 tasks.py setup           only make the environment
     python3 tasks.py lock            pin the newest versions anew (needs uv)
@@ -38,8 +39,9 @@ PIP_MIN = (22, 3)  # the first that installs into another environment (--python)
 
 SERVER = "requirements/server.txt"
 DEV = "requirements/dev.txt"
+BENCH = "requirements/bench.txt"
 # By what is needed: the sets that hold all of it, at the same versions.
-HOLDS = {SERVER: (SERVER, DEV), DEV: (DEV,)}
+HOLDS = {SERVER: (SERVER, DEV, BENCH), DEV: (DEV, BENCH), BENCH: (BENCH,)}
 
 LOCK_HEADER = """\
 # Pinned by `python3 tasks.py lock` for every Python and platform that pyproject.toml
@@ -184,12 +186,21 @@ def mutants(arguments: list[str]) -> None:
     run(VENV_PYTHON, "-m", "tests.mutants", *arguments)
 
 
+def bench(arguments: list[str]) -> None:
+    setup(BENCH)
+    run(VENV_PYTHON, "-m", "benchmarks", *arguments)
+
+
 def lock(_: list[str]) -> None:
     """Resolve pyproject.toml anew and write requirements/*.txt."""
     run("uv", "lock", "--upgrade", what="Resolving the newest versions ...")
     export = ["uv", "export", "--locked", "--no-emit-project", "--no-annotate", "--no-header"]
     export += ["--quiet", "--format", "requirements.txt", "--extra", "server"]
-    groups = {SERVER: ("--no-default-groups", "--group", "build"), DEV: ("--group", "dev")}
+    groups = {
+        SERVER: ("--no-default-groups", "--group", "build"),
+        DEV: ("--group", "dev"),
+        BENCH: ("--group", "bench"),
+    }
     for name, chosen in groups.items():
         run(*export, *chosen, "--output-file", name, what=f"Writing {name} ...")
         path = ROOT / name
@@ -205,6 +216,7 @@ TASKS = {
     "demo": demo,
     "test": test,
     "lint": lint,
+    "bench": bench,
     "mutants": mutants,
     "setup": only_setup,
     "lock": lock,

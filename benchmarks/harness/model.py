@@ -58,7 +58,15 @@ class Cluster(Protocol):
         ...
 
     def url(self, database: str) -> str:
-        """The owner's connection string of a database."""
+        """The owner's connection string of a database, through the Unix socket."""
+        ...
+
+    def tcp_url(self, database: str) -> str:
+        """The same over loopback, for what cannot use a Unix socket."""
+        ...
+
+    def environment(self, database: str) -> Mapping[str, str]:
+        """The variables by which libpq's programs (pgbench, psql) find a database."""
         ...
 
     def create_database(self, name: str, *, migrated: bool) -> str:
@@ -68,12 +76,18 @@ class Cluster(Protocol):
         """
         ...
 
+    def drop_database(self, name: str) -> None:
+        """Drop a database if it is there, whoever is still connected to it."""
+        ...
+
 
 class Stage(Protocol):
     """What a suite is given to work with."""
 
     @property
-    def cluster(self) -> Cluster: ...
+    def cluster(self) -> Cluster:
+        """The server of the run."""
+        ...
 
     @property
     def folder(self) -> Path:

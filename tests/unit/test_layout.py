@@ -39,7 +39,14 @@ def test_no_file_is_longer_than_anyone_reads() -> None:
     """
     long = {
         name: text.count("\n")
-        for name, text in files("src/**/*.py", "src/**/*.sql", "tests/**/*.py", "tasks.py")
+        for name, text in files(
+            "src/**/*.py",
+            "src/**/*.sql",
+            "tests/**/*.py",
+            "benchmarks/**/*.py",
+            "benchmarks/**/*.sql",
+            "tasks.py",
+        )
         if text.count("\n") > FILE_LINES_MAX and "/migrations/" not in name
     }
     assert long == {}
@@ -53,7 +60,7 @@ def test_no_test_waits_by_the_clock() -> None:
 def test_what_is_silenced_says_why() -> None:
     """A check that is switched off names the rule and the reason."""
     bare = r"# type: ignore$|# noqa$|# noqa: [A-Z0-9, ]+$|# type: ignore\[[\w, -]+\]$"
-    assert places(bare, "src/**/*.py", "tests/**/*.py", "tasks.py") == []
+    assert places(bare, "src/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "tasks.py") == []
 
 
 def test_sql_of_the_product_lives_in_sql_files() -> None:
@@ -88,6 +95,10 @@ def test_pins_cover_what_the_project_needs() -> None:
         *needed["server"],
         *(item for item in project["dependency-groups"]["dev"] if isinstance(item, str)),
     ]
+    needed["bench"] = [
+        *needed["dev"],
+        *(item for item in project["dependency-groups"]["bench"] if isinstance(item, str)),
+    ]
     for pins, requirements in needed.items():
         text = (ROOT / "requirements" / f"{pins}.txt").read_text(encoding="utf-8")
         pinned = {re.sub(r"[._-]+", "-", name) for name in re.findall(r"(?m)^([\w.-]+)==", text)}
@@ -95,13 +106,13 @@ def test_pins_cover_what_the_project_needs() -> None:
         assert {re.sub(r"[._-]+", "-", name) for name in names} <= pinned
 
 
-def test_both_sets_pin_the_same_versions() -> None:
-    """The demo runs on what the tests ran on."""
-    server, dev = (
+def test_all_sets_pin_the_same_versions() -> None:
+    """The demo and the benchmark run on what the tests ran on."""
+    server, dev, bench = (
         dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", (ROOT / "requirements" / name).read_text()))
-        for name in ("server.txt", "dev.txt")
+        for name in ("server.txt", "dev.txt", "bench.txt")
     )
-    assert server.items() <= dev.items()
+    assert server.items() <= dev.items() <= bench.items()
 
 
 @pytest.mark.parametrize("module", ["counterfoil", "counterfoil.cli"])
