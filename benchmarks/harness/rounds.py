@@ -7,7 +7,7 @@ the end of its round; both records are kept.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -22,6 +22,10 @@ CPU time have a grain of 10 ms a process; this is well above it."""
 
 STEAL_SHARE_MAX: Final = 0.02
 """How much of the processors' time the hypervisor may withhold."""
+
+LAG_MILLISECONDS_MAX: Final = 5.0
+"""How late (p99) the open-loop generator may be by its own fault. Its timers have a grain of
+1 ms, and on a busy machine it waits for a processor like everybody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ def order(cells: Sequence[Cell], number: int) -> list[Cell]:
     return turned if number % 2 else turned[::-1]
 
 
-def disturbance(usage: cpu.Usage, cores: int) -> list[str]:
+def disturbance(usage: cpu.Usage, figures: Mapping[str, float], cores: int) -> list[str]:
     """What disturbed a run, in sentences without a full stop; empty: nothing did."""
     capacity = usage.seconds * cores
     if capacity <= 0:
@@ -57,6 +61,9 @@ def disturbance(usage: cpu.Usage, cores: int) -> list[str]:
     steal = usage.steal_seconds / capacity
     if steal > STEAL_SHARE_MAX:
         reasons.append(f"the hypervisor withheld {steal:.0%} of the processors' time")
+    lag = figures.get("lag_p99_milliseconds", 0.0)
+    if lag > LAG_MILLISECONDS_MAX:
+        reasons.append(f"the load generator was late by {lag:.0f} ms (p99)")
     return reasons
 
 
@@ -117,7 +124,7 @@ def _take(turn: Turn, *, run: str, suite: str, seconds: float, cores: int) -> Ce
         figures={name: round(value, 6) for name, value in figures.items()},
         seconds=round(used.seconds, 3),
         cpu_seconds={role: round(value, 2) for role, value in used.cpu_seconds.items()},
-        disturbed=disturbance(used, cores),
+        disturbed=disturbance(used, figures, cores),
         repeated=turn.repeated,
     )
 

@@ -75,7 +75,7 @@ def program() -> str:
 def run(
     url: str,
     script: str,
-    arguments: Sequence[str | int],
+    arguments: Sequence[object],
     *,
     connections: int,
     seconds: int,
@@ -86,7 +86,7 @@ def run(
     Args:
         url: the address; the path is the script's.
         script: the name of a file in ``wrk/``.
-        arguments: the script's own.
+        arguments: the script's own, as text.
         connections: how many, all kept alive.
         seconds: at least 1.
         refusals_allowed: whether answers of 400 and above are what is wanted.

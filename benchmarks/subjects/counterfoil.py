@@ -6,15 +6,16 @@ are kept alive. When it is closed, its book is checked against what was acknowle
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
-from benchmarks.harness import book_check, requests, wrk
-from benchmarks.harness.model import Roles, Stage
+from benchmarks.harness import book_check, openloop, requests, wrk
+from benchmarks.harness.model import BenchmarkError, Roles, Stage
 from benchmarks.harness.service import RunningService, running_service
 
 DOORS: Final = "HTTP, kept-alive connections, wrk"
@@ -24,8 +25,16 @@ WARM_UP_SECONDS: Final = 1
 NUMBERS_PER_SECOND: Final = 200_000
 """More than any generator sends: the numbers of two runs must not meet."""
 
+CONFLICT_LAG: Final = 4
+"""How many times as many requests lie between an event and the condition that it is to fail
+as can be under way at once; by then it has certainly been answered."""
+
 TEMPLATES: Final = 5_000
 """Different events in a file of requests; their transactions are all different anyway."""
+
+
+Condition = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Makes the condition of a request from its event's body."""
 
 
 class CounterfoilSubject:
@@ -66,7 +75,7 @@ class CounterfoilSubject:
         *,
         path: str = "/agent-events",
         events: int = 1,
-        condition: Mapping[str, object] | None = None,
+        condition: Condition | None = None,
         transaction: str = requests.NUMBER,
         keyed: bool = False,
         templates: int = TEMPLATES,
@@ -76,7 +85,7 @@ class CounterfoilSubject:
         Args:
             path: ``/agent-events`` or ``/events/batch``.
             events: in one request.
-            condition: goes into each request as it is, with its places.
+            condition: makes a request's condition, with its places, from its first event.
             transaction: the place that stands in the event's transaction tag.
             keyed: whether each request brings an ``Idempotency-Key`` of its own.
             templates: different requests in the file.
@@ -86,12 +95,13 @@ class CounterfoilSubject:
             headers["Idempotency-Key"] = f"key-{self.database}-{requests.NUMBER}"
         host = f"{self.service.host}:{self.service.port}"
         bodies = requests.numbered_events(templates * events, transaction=transaction)
-        extra = {} if condition is None else {"condition": condition}
 
         def rendered() -> Iterator[str]:
             while batch := list(itertools.islice(bodies, events)):
                 body = {"events": batch} if path.endswith("/batch") else batch[0]
-                yield requests.render(path, {**body, **extra}, host=host, headers=headers)
+                if condition is not None:
+                    body = {**body, "condition": condition(batch[0])}
+                yield requests.render(path, body, host=host, headers=headers)
 
         name = f"{self.database}-{next(self._names)}.requests"
         return requests.write(self._stage.folder / name, rendered())
@@ -128,6 +138,91 @@ class CounterfoilSubject:
             "errors": 0.0,
             "events": float((warm_up.requests + result.requests) * events),
         }
+
+    def conditional_loop(
+        self, file: Path, seconds: float, *, connections: int, conflicts: float
+    ) -> dict[str, float]:
+        """Append under conditions, so large a share of which is to be refused.
+
+        The share counts refused ones too: of ``requests_per_second``, ``events_per_second``
+        were written.
+
+        Raises:
+            BenchmarkError: refused were others, or more or fewer, than were meant to be.
+        """
+
+        def drive(duration: int) -> wrk.WrkResult:
+            result = wrk.run(
+                self.service.url,
+                "conditions.lua",
+                [
+                    str(file),
+                    self.take_numbers((duration + 1) * NUMBERS_PER_SECOND),
+                    self.head(),
+                    # A request that was refused cannot stand in another's way: see the script.
+                    f"{conflicts / (1 - conflicts):.6f}",
+                    CONFLICT_LAG * connections,
+                ],
+                connections=connections,
+                seconds=duration,
+                refusals_allowed=True,
+            )
+            check_conflicts(result, connections=connections, conflicts=conflicts)
+            self.book.add(acknowledged=result.counts["stored"], unanswered=connections)
+            return result
+
+        warm_up, result = drive(WARM_UP_SECONDS), drive(round(seconds))
+        return {
+            "events_per_second": result.counts["stored"] / result.seconds,
+            "requests_per_second": result.per_second,
+            "conflicts_percent": 100 * result.counts["failed"] / result.requests,
+            **result.latencies(),
+            "errors": 0.0,
+            "events": float(warm_up.counts["stored"] + result.counts["stored"]),
+        }
+
+    def open_loop(
+        self, file: Path, seconds: float, *, connections: int, rate: float
+    ) -> dict[str, float]:
+        """Append at a constant rate; returns the cell's figures."""
+        rendered = file.read_bytes().decode().split(requests.BETWEEN)
+        first = self.take_numbers(round((seconds + 2) * rate) + 1)
+        result = openloop.run(
+            self.service.host,
+            self.service.port,
+            lambda number: requests.fill(
+                rendered[number % len(rendered)], number=first + number + 1
+            ),
+            connections=connections,
+            rate=rate,
+            seconds=seconds,
+            warm_up_seconds=WARM_UP_SECONDS,
+        )
+        self.book.add(acknowledged=result.answered)
+        return {**result.figures(), "scheduled_per_second": rate}
+
+
+def check_conflicts(result: wrk.WrkResult, *, connections: int, conflicts: float) -> None:
+    """Raise BenchmarkError unless exactly those were refused that were sent to be.
+
+    One a connection may still be under way at the end; and chance decides who is sent to be
+    refused, so of few requests the share may be off.
+    """
+    counts = result.counts
+    if counts["strange"]:
+        raise BenchmarkError(f"{counts['strange']} answers were neither stored nor conflicts")
+    if counts["stored"] + counts["failed"] != result.requests:
+        raise BenchmarkError("the answers do not add up to the requests")
+    if not counts["sent_to_fail"] - connections <= counts["failed"] <= counts["sent_to_fail"]:
+        raise BenchmarkError(
+            f"{counts['failed']} conditions failed; {counts['sent_to_fail']} were meant to"
+        )
+    # The first requests have nothing yet to conflict with.
+    meant = conflicts * max(0, result.requests - CONFLICT_LAG * connections)
+    if abs(counts["sent_to_fail"] - meant) > 5 * math.sqrt(meant + 1) + 0.05 * meant:
+        raise BenchmarkError(
+            f"{counts['sent_to_fail']} conflicts of {result.requests} requests are not {conflicts:.0%}"
+        )
 
 
 @contextmanager

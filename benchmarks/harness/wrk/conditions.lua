@@ -6,10 +6,10 @@
 -- been written by then: it was sent LAG requests ago, many times more than can be under way
 -- at once (one a connection).
 --
--- Arguments: the file of requests; the number of the first one; the head; how many of a
--- hundred shall be refused; the lag.
+-- Arguments: the file of requests; the number of the first one; the head; the chance of a
+-- request to be sent to be refused, if its event of LAG ago was written; the lag.
 local templates = require("templates")
-local loaded, number, first, head, percent, lag
+local loaded, number, first, head, chance, lag
 local heads, spoilt = {}, {}
 local threads = {}
 
@@ -23,7 +23,7 @@ function init(args)
    loaded = templates.load(args[1])
    first = tonumber(args[2])
    head = tonumber(args[3])
-   percent = tonumber(args[4])
+   chance = tonumber(args[4])
    lag = tonumber(args[5])
    number = first
    math.randomseed(first)
@@ -34,8 +34,7 @@ function request()
    local asked, after = number, head
    local earlier = number - lag
    -- wrk calls this once before the start, to see what comes: that first one is never sent.
-   if percent > 0 and earlier > first + 1 and not spoilt[earlier]
-      and math.random(100) <= percent then
+   if earlier > first + 1 and not spoilt[earlier] and math.random() < chance then
       asked, after = earlier, heads[earlier]
       spoilt[number] = true
       sent_to_fail = sent_to_fail + 1
