@@ -7,6 +7,7 @@ how fast others learn of an event has to know when its own writer did.
 import asyncio
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
@@ -118,7 +119,8 @@ class _Writers:
         self._request = request
         self._count = count
         self._written = Written()
-        self._free: list[_Connection] = []
+        # Who has been free for the longest is next: the service closes what is silent for long.
+        self._free: deque[_Connection] = deque()
         self._schedule = Schedule(start=0, rate=1, warm_up=0, count=0, clock=time.monotonic)
 
     async def write(self, host: str, port: int, connections: int, rate: float) -> Written:
@@ -159,7 +161,7 @@ class _Writers:
 
     def _send(self) -> None:
         while self._free and (number := self._schedule.take()) is not None:
-            self._free.pop().send(number, self._request(number))
+            self._free.popleft().send(number, self._request(number))
 
     def _answered(self, connection: _Connection, body: bytes) -> None:
         now = time.monotonic_ns()

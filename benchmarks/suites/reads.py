@@ -75,13 +75,15 @@ def all_reads(*, quick: bool) -> list[Read]:
         for events in (SMALL, large)
         for subject in (OURS, THEIRS)
     ]
+    if quick:
+        pages = [Read("page-by-rare-tag", large, "warm", n, OURS) for n in (1, CONNECTIONS)]
+        return [*found, *pages, Read("one-event", large, "warm", 1, OURS)]
     for kind in READS:
         loads = [("warm", 1)]
         if kind != PAYLOAD:
             # 64 such searches at once are refused with 503, as they should be.
             loads.append(("warm", CONNECTIONS))
-        if not quick:
-            loads.append(("cold", 1))
+        loads.append(("cold", 1))
         found += [
             read
             for state, connections in loads
