@@ -28,8 +28,11 @@ from typing import Final
 from benchmarks.harness import cpu, records, wrk
 from benchmarks.harness.cluster import SETTINGS, BenchmarkCluster, file_system, running_cluster
 from benchmarks.harness.model import BenchmarkError, Suite
-from benchmarks.harness.records import CellRecord, RunFile, RunRecord, SuiteRecord
+from benchmarks.harness.records import CellRecord, Results, RunFile, RunRecord, SuiteRecord
 from benchmarks.harness.rounds import Progress, Turn, run_rounds
+from benchmarks.report import write
+from benchmarks.report.goals import goals_table
+from benchmarks.report.series import Measured
 from benchmarks.suites import all_suites
 
 SECONDS: Final = 4.0
@@ -74,6 +77,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.list:
             return _list(suites, options)
+        if options.report is not None:
+            for path in write.write(options.report or write.newest_whole(), suites):
+                say(f"written: {path}")
+            return 0
         with _interrupted_in_order():
             return _measure(suites, options)
     except BenchmarkError as error:
@@ -97,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="how many, instead of what each suite takes")
     parser.add_argument("--seconds", type=float, help="of one run, instead of the usual")
     parser.add_argument("--list", action="store_true", help="show the ids of the cells")
+    parser.add_argument(
+        "--report",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="write RESULTS.md and the charts from these lines, or those of the newest whole run",
+    )
     parser.add_argument(
         "--folder",
         type=Path,
@@ -154,6 +168,10 @@ def _measure(suites: Sequence[Suite], options: argparse.Namespace) -> int:
             )
         ]
     say(f"Done after {(time.monotonic() - begun) / 60:.1f} min: {file.path}")
+    if mode == "whole":
+        write.write([file.path], suites)
+    elif mode == "quick":
+        print(goals_table(Measured.of(Results.read([file.path]).cells)))
     if refused:
         raise BenchmarkError(f"Refused: {', '.join(refused)}. Their figures count for nothing.")
     return 0

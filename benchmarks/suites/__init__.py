@@ -12,5 +12,27 @@ def all_suites() -> tuple[Suite, ...]:
     """Every suite, in the order of running."""
     # Here and not above: a suite imports its subjects, and those what they need.
     from benchmarks.suites.appends import Appends
+    from benchmarks.suites.batches import Batches
+    from benchmarks.suites.bulk import Bulk
+    from benchmarks.suites.conditions import Conditions
+    from benchmarks.suites.growth import Growth
+    from benchmarks.suites.limits import Limits
+    from benchmarks.suites.live import LiveStreams
+    from benchmarks.suites.peers import Peers
+    from benchmarks.suites.reads import Reads
+    from benchmarks.suites.snapshot import HeldSnapshot
+    from benchmarks.suites.start import Start
 
-    return (Appends(),)
+    return (
+        Limits(),
+        Appends(),
+        Conditions(),
+        Peers(),
+        Batches(),
+        Bulk(),
+        Growth(),
+        HeldSnapshot(),
+        Reads(),
+        LiveStreams(),
+        Start(),
+    )

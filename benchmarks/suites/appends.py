@@ -1,24 +1,69 @@
-"""Appends of one event: from one connection to 256, beside what PostgreSQL itself can do."""
+"""Appends of one event: from one connection to 256, beside what PostgreSQL itself can do.
 
-from collections.abc import Iterator, Sequence
+The open-loop cells send at ``OPEN_LOOP_SHARE`` of the rate that the closed loop reached with
+the same subject and as many connections: the median of the rounds until then, or of a short
+run at the opening as long as there was none.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Final
 
 from benchmarks.harness.model import Cell, Stage
-from benchmarks.subjects import counterfoil, plain_postgresql
+from benchmarks.subjects import counterfoil, plain_postgresql, tutorial
 
 CONNECTIONS: Final = (1, 16, 64, 256)
 WORKERS: Final = (1, 2)
-KINDS: Final = ("plain", "keyed")
 
-QUICK: Final = frozenset(
-    {
-        *(f"appends/plain/{n}-connections/counterfoil-2-workers" for n in (1, 64, 256)),
-        *(f"appends/plain/{n}-connections/pgbench" for n in (1, 64, 256)),
-    }
-)
-"""What the goals need."""
+PLAIN: Final = "plain"
+KEYED: Final = "keyed"
+OPEN_LOOP: Final = "open-loop"
+OPEN_LOOP_SHARE: Final = 0.7
+OPEN_LOOP_CONNECTIONS: Final = (64, 256)
+
+PGBENCH: Final = "pgbench"
+TUTORIAL: Final = "tutorial"
+TUTORIAL_CONNECTIONS: Final = (1, 64)
+
+CALIBRATION_SECONDS: Final = 2.0
+
+Run = Callable[[float], Mapping[str, float]]
+
+
+def counterfoil_with(workers: int) -> str:
+    """The subject's part of a cell's id."""
+    return f"counterfoil-{workers}-worker{'s' if workers > 1 else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One cell's load."""
+
+    kind: str
+    connections: int
+    subject: str
+
+    @property
+    def cell_id(self) -> str:
+        """``appends/plain/64-connections/counterfoil-2-workers``."""
+        return f"appends/{self.kind}/{self.connections}-connections/{self.subject}"
+
+
+def loads(*, quick: bool) -> list[Load]:
+    """All of them, or those that the goals need."""
+    if quick:
+        ours = counterfoil_with(2)
+        found = [Load(PLAIN, n, subject) for n in (1, 64, 256) for subject in (ours, PGBENCH)]
+        return [*found, Load(PLAIN, 64, TUTORIAL)]
+    ours_all = [counterfoil_with(workers) for workers in WORKERS]
+    found = [Load(PLAIN, n, subject) for n in CONNECTIONS for subject in (*ours_all, PGBENCH)]
+    found += [Load(PLAIN, n, TUTORIAL) for n in TUTORIAL_CONNECTIONS]
+    found += [Load(KEYED, n, subject) for n in CONNECTIONS for subject in ours_all]
+    found += [Load(OPEN_LOOP, n, subject) for n in OPEN_LOOP_CONNECTIONS for subject in ours_all]
+    return found
 
 
 class Appends:
@@ -29,16 +74,7 @@ class Appends:
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """All subjects at all numbers of connections."""
-        ids = [
-            f"appends/{kind}/{connections}-connections/{subject}"
-            for kind in KINDS
-            for connections in CONNECTIONS
-            for subject in (
-                *(_counterfoil(workers) for workers in WORKERS),
-                *(["pgbench"] if kind == "plain" else []),
-            )
-        ]
-        return [cell for cell in ids if not quick or cell in QUICK]
+        return [load.cell_id for load in loads(quick=quick)]
 
     def rounds(self, *, quick: bool) -> int:
         """Enough for a median whose neighbours show the spread."""
@@ -47,44 +83,54 @@ class Appends:
     @contextmanager
     def open(self, stage: Stage) -> Iterator[Sequence[Cell]]:
         """A service and a book for each number of workers, a table for pgbench."""
-        wanted = [cell for cell in self.cell_ids(quick=stage.quick) if stage.wants(cell)]
+        wanted = [load for load in loads(quick=stage.quick) if stage.wants(load.cell_id)]
         cells: list[Cell] = []
         with ExitStack() as opened:
             for workers in WORKERS:
-                mine = [cell for cell in wanted if cell.endswith(_counterfoil(workers))]
-                if not mine:
-                    continue
-                subject = opened.enter_context(
-                    counterfoil.opened(stage, f"appends_{workers}", workers=workers)
-                )
-                files = {
-                    kind: subject.write_requests(keyed=kind == "keyed")
-                    for kind in {_kind(cell) for cell in mine}
-                }
-                for cell in mine:
-                    run = partial(
-                        subject.closed_loop,
-                        files[_kind(cell)],
-                        connections=_connections(cell),
-                        keyed=_kind(cell) == "keyed",
+                mine = _of(wanted, counterfoil_with(workers))
+                if mine:
+                    subject = opened.enter_context(
+                        counterfoil.opened(stage, f"appends_{workers}", workers=workers)
                     )
-                    cells.append(Cell(cell, run, subject.roles))
-            mine = [cell for cell in wanted if cell.endswith("/pgbench")]
-            if mine:
+                    cells += _cells(subject, mine)
+            if mine := _of(wanted, PGBENCH):
                 plain = opened.enter_context(plain_postgresql.opened(stage, "appends_plain"))
-                for cell in mine:
-                    run = partial(plain.insert_rows, clients=_connections(cell))
-                    cells.append(Cell(cell, run, plain.roles))
+                for load in mine:
+                    run = partial(plain.insert_rows, clients=load.connections)
+                    cells.append(Cell(load.cell_id, run, plain.roles))
+            if mine := _of(wanted, TUTORIAL):
+                usual = opened.enter_context(tutorial.opened(stage, "appends_tutorial"))
+                for load in mine:
+                    run = partial(usual.closed_loop, connections=load.connections)
+                    cells.append(Cell(load.cell_id, run, usual.roles))
             yield cells
 
 
-def _counterfoil(workers: int) -> str:
-    return f"counterfoil-{workers}-worker{'s' if workers > 1 else ''}"
+def _of(wanted: Sequence[Load], subject: str) -> list[Load]:
+    return [load for load in wanted if load.subject == subject]
 
 
-def _kind(cell: str) -> str:
-    return cell.split("/")[1]
+def _cells(subject: counterfoil.CounterfoilSubject, mine: Sequence[Load]) -> Iterator[Cell]:
+    plain = subject.write_requests()
+    keyed = subject.write_requests(keyed=True)
+    rates: dict[int, list[float]] = {}
 
+    def closed(connections: int, seconds: float) -> Mapping[str, float]:
+        figures = subject.closed_loop(plain, seconds, connections=connections)
+        rates.setdefault(connections, []).append(figures["events_per_second"])
+        return figures
 
-def _connections(cell: str) -> int:
-    return int(cell.split("/")[2].partition("-")[0])
+    def open_loop(connections: int, first_guess: float, seconds: float) -> Mapping[str, float]:
+        rate = OPEN_LOOP_SHARE * median(rates.get(connections) or [first_guess])
+        return subject.open_loop(plain, seconds, connections=connections, rate=rate)
+
+    for load in mine:
+        run: Run
+        if load.kind == OPEN_LOOP:
+            guess = subject.closed_loop(plain, CALIBRATION_SECONDS, connections=load.connections)
+            run = partial(open_loop, load.connections, guess["events_per_second"])
+        elif load.kind == KEYED:
+            run = partial(subject.closed_loop, keyed, connections=load.connections, keyed=True)
+        else:
+            run = partial(closed, load.connections)
+        yield Cell(load.cell_id, run, subject.roles)

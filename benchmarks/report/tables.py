@@ -1,0 +1,148 @@
+"""Tables of the results, in Markdown. Every figure in them is computed from the raw lines."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from benchmarks.harness.figures import Spread
+from benchmarks.report.series import REFERENCES, CellSeries, Measured
+
+FULL_SHARE: Final = 0.85
+"""From which share of the processors on they, and not waiting, are called the bottleneck. Not
+nearer to 1: the start of the generator and of its warm-up are part of the time."""
+
+ROLES: Final = ("postgresql", "service", "peer", "client")
+
+_UNITS: Final = {
+    "per_second": "/s",
+    "milliseconds": " ms",
+    "microseconds": " µs",
+    "seconds": " s",
+    "bytes": " B",
+    "bytes_per_event": " B/event",
+    "percent": " %",
+    "ratio": " ×",
+}
+
+_HIDDEN: Final = frozenset({"errors", "events"})
+"""Figures that belong to others: how many events the CPU time was for, and that there were no
+errors, without which there is no figure at all."""
+
+
+def number(value: float) -> str:
+    """With as many digits as say something: three."""
+    size = abs(value)
+    if size >= 1_000:
+        # The last digits of a rate are noise; those of a size in bytes are not read either.
+        digits = len(str(int(size))) - 3
+        return f"{round(value, -digits):,.0f}"
+    if size >= 100:
+        return f"{value:.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}"
+
+
+def shown(values: Spread | None, unit: str = "") -> str:
+    """A median, and its range where there was more than one run."""
+    if values is None:
+        return ""
+    text = number(values.median) + unit
+    if values.count > 1:
+        text += f" ({number(values.minimum)} … {number(values.maximum)})"
+    return text
+
+
+def unit_of(figure: str) -> tuple[str, str]:
+    """A figure's name without its unit, and the unit."""
+    for suffix, unit in sorted(_UNITS.items(), key=lambda item: -len(item[0])):
+        if figure.endswith(suffix):
+            return figure.removesuffix(suffix).strip("_").replace("_", " "), unit
+    return figure.replace("_", " "), ""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; columns behind the first are aligned to the right, and empty ones left out."""
+    kept = [0] + [column for column in range(1, len(head)) if any(row[column] for row in rows)]
+    lines = [
+        [head[column] for column in kept],
+        ["---" if column == 0 else "---:" for column in kept],
+        *([row[column] for column in kept] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def suite_tables(measured: Measured, name: str, *, cores: int) -> str:
+    """Everything of a suite: a table of what has a rate, and one of all other figures."""
+    cells = measured.suite(name)
+    parts = []
+    rated = [series for series in cells if series.rate and "p50_milliseconds" in series.figures]
+    if rated:
+        parts.append(_rates(measured, name, rated, cores=cores))
+    others = [
+        [f"`{_short(series)}`", label or "value", shown(series.spread(figure), unit), _mark(series)]
+        for series in cells
+        for figure in series.figures
+        if figure not in _HIDDEN and not (series in rated and figure in _IN_RATES)
+        for label, unit in [unit_of(figure)]
+    ]
+    if others:
+        parts.append(table(["cell", "figure", "median (range)", "disturbed"], others))
+    return "\n\n".join(parts)
+
+
+_IN_RATES: Final = frozenset(
+    {
+        "events_per_second",
+        "requests_per_second",
+        "p50_milliseconds",
+        "p99_milliseconds",
+        "p999_milliseconds",
+        "max_milliseconds",
+    }
+)
+
+
+def _rates(measured: Measured, name: str, cells: Sequence[CellSeries], *, cores: int) -> str:
+    reference = REFERENCES.get(name, ("", ""))[1].strip("/").replace("/", " ")
+    rows = [
+        [
+            f"`{_short(series)}`",
+            shown(series.spread(series.rate or "")),
+            shown(measured.to_reference(series)),
+            shown(series.spread("p50_milliseconds")),
+            shown(series.spread("p99_milliseconds")),
+            *(_cpu(series, role) for role in ROLES),
+            bottleneck(series, cores=cores),
+            _mark(series),
+        ]
+        for series in cells
+    ]
+    head = ["cell", "per second", f"÷ {reference}", "p50 ms", "p99 ms"]
+    head += [f"{role} µs/event" for role in ROLES]
+    return table([*head, "bottleneck", "disturbed"], rows)
+
+
+def bottleneck(series: CellSeries, *, cores: int) -> str:
+    """What kept it from being faster, as far as CPU time tells."""
+    busy = {role: series.cores(role) for role in (*ROLES, "kernel")}
+    worker = re.search(r"counterfoil-(\d+)-worker", series.id)
+    most = max(busy, key=lambda role: busy[role])
+    if sum(busy.values()) >= FULL_SHARE * cores:
+        return f"processors, most by {most} ({busy[most]:.1f} of {cores})"
+    if worker and busy["service"] >= FULL_SHARE * int(worker[1]):
+        return f"the service's process{'es' if int(worker[1]) > 1 else ''}"
+    return f"waiting ({sum(busy.values()):.1f} of {cores} processors busy)"
+
+
+def _cpu(series: CellSeries, role: str) -> str:
+    used = series.cpu_per_event(role)
+    return number(used.median) if used is not None and used.median >= 0.5 else ""
+
+
+def _short(series: CellSeries) -> str:
+    return series.id.partition("/")[2]
+
+
+def _mark(series: CellSeries) -> str:
+    return f"{series.disturbed} of {len(series.runs)} runs" if series.disturbed else ""
