@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from counterfoil import OutcomeUnknown
 from counterfoil.cli.app import app
 from counterfoil.cli.exits import MEANINGS
-from counterfoil.client import calls, following, guarding, transport
+from counterfoil.client import async_importing, calls, following, guarding, importing, transport
 from counterfoil.client.answers import Answer, error_of
 from counterfoil.server.api.problems import CATALOGUE, ProblemType
 from counterfoil.server.core import limits, metrics
@@ -50,7 +50,7 @@ def test_every_limit_is_documented_with_its_value() -> None:
 
 def test_every_documented_limit_is_one() -> None:
     known: dict[str, float] = {}
-    for module in (calls, following, guarding, transport, limits):
+    for module in (async_importing, calls, following, guarding, importing, transport, limits):
         known |= _numbers_of(module)
     assert {name: known.get(name) for name in _documented_limits()} == _documented_limits()
 
@@ -79,6 +79,9 @@ def _phrases_with_numbers() -> Iterator[tuple[str, str]]:
     yield conditions, f"`max_events` ({guarding.GUARD_EVENTS_MAX_DEFAULT:,} by default)"
     keys = "docs/guides/idempotency.md"
     yield keys, f"1 to {limits.IDEMPOTENCY_KEY_CHARACTERS_MAX} visible ASCII characters"
+    loads = "docs/guides/bulk-loads.md"
+    yield loads, f"A batch is up to {importing.BATCH_LINES:,} lines"
+    yield loads, f"where {importing.BODY_BYTES_MAX // 1024**2} MiB are full"
     stream = "docs/guides/live-stream.md"
     yield stream, f"reads nothing for {limits.STREAM_WRITE_SECONDS_MAX:.0f} seconds"
     yield stream, f"A process takes {limits.STREAM_SUBSCRIBERS_MAX:,} subscribers"

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from counterfoil import CounterfoilError, __version__
-from counterfoil.cli import events, service
+from counterfoil.cli import events, importing, service
 from counterfoil.cli.demo import commands as demo
 from counterfoil.cli.exits import ExitCode, Failure, failure_of, help_table, report_of_fault
 from counterfoil.cli.output import complain, print_line
@@ -45,12 +45,12 @@ def _options(
 
 
 _PANELS: Final[tuple[tuple[str, tuple[Callable[..., None], ...]], ...]] = (
-    ("The book", (events.append, events.read, events.tail)),
+    ("The book", (events.append, importing.import_, events.read, events.tail)),
     ("The service", (service.dev, service.serve, service.migrate, service.recover)),
 )
 for _panel, _commands in _PANELS:
     for _command in _commands:
-        app.command(rich_help_panel=_panel)(_command)
+        app.command(_command.__name__.rstrip("_"), rich_help_panel=_panel)(_command)
 app.add_typer(demo.app, name="demo", rich_help_panel="The demo")
 
 

@@ -80,12 +80,14 @@ class UsageError(CounterfoilError, RuntimeError):
 class UnsendableValue(CounterfoilError, ValueError):
     """A value cannot be sent: NaN, a naive datetime, a key that is not a string.
 
-    ``pointer`` says where it stands in what would have been sent. Nothing was sent.
+    ``pointer`` says where it stands in what would have been sent, ``reason`` what is wrong
+    with it there. Nothing was sent.
     """
 
     def __init__(self, message: str, pointer: str = "") -> None:
         super().__init__(f"{pointer}: {message}" if pointer else message)
         self.pointer = pointer
+        self.reason = message
 
 
 class GuardTooLarge(CounterfoilError):

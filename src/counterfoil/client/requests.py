@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from counterfoil.client import answers, document
+from counterfoil.client import lines as json_lines
 from counterfoil.client.answers import Answer
 from counterfoil.client.errors import UnsendableValue
 from counterfoil.client.model import (
@@ -116,6 +117,33 @@ def append_batch(
         idempotency_key=_key(idempotency_key),
     )
     return Ask(request, partial(answers.stored_batch, count=len(written)))
+
+
+def append_lines(
+    lines: Collection[bytes], condition: Condition | None, idempotency_key: str | None
+) -> Ask[StoredBatch]:
+    """Ask for events that are JSON already to be appended, byte for byte, all or none.
+
+    Raises:
+        UnsendableValue: as ``append``; a line is not exactly one JSON object.
+    """
+    stripped = [line.strip(json_lines.WHITE_SPACE) for line in lines]
+    for index, line in enumerate(stripped):
+        try:
+            json_lines.read_object(line)
+        except ValueError as fault:
+            raise UnsendableValue(
+                f"A line must be exactly one JSON object, and {fault}.", f"/events/{index}"
+            ) from None
+    given = document.encode(_condition(condition))
+    end = b"}" if condition is None else b"," + given.removeprefix(b"{")
+    request = Request(
+        "POST",
+        "/events/batch",
+        body=json_lines.joined(stripped) + end,
+        idempotency_key=_key(idempotency_key),
+    )
+    return Ask(request, partial(answers.stored_batch, count=len(stripped)))
 
 
 def _new_event(event: NewEvent, pointer: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from counterfoil.cli.service import is_loopback
 
 COMMANDS = (
     ("append",),
+    ("import",),
     ("read",),
     ("tail",),
     ("dev",),
@@ -61,6 +62,12 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "why"),
     [
         (["append", "a"], "Missing argument 'TYPE'"),
+        (["import"], "Missing argument 'FILE'"),
+        (["import", "/nowhere/e.ndjson"], "/nowhere/e.ndjson cannot be read: No such file"),
+        (["import", "/"], "/ cannot be read: Is a directory"),
+        (["import", "/dev/null", "-c", "0"], "greater than or equal to 1"),
+        (["import", "/dev/null", "--state", __file__], "is not the progress of an import"),
+        (["import", "/dev/null", "--base-url", "x"], "is the service's address"),
         (["append", "a", "t", "oops"], "The payload is not JSON"),
         (["append", "a", "t", "[]"], "The payload must be a JSON object"),
         (["append", "a", "t", "@/nowhere/p.json"], "/nowhere/p.json cannot be read"),
