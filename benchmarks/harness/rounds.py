@@ -23,7 +23,7 @@ CPU time have a grain of 10 ms a process; this is well above it."""
 STEAL_SHARE_MAX: Final = 0.02
 """How much of the processors' time the hypervisor may withhold."""
 
-LAG_MILLISECONDS_MAX: Final = 5.0
+LAG_MILLISECONDS_MAX: Final = 10.0
 """How late (p99) the open-loop generator may be by its own fault. Its timers have a grain of
 1 ms, and on a busy machine it waits for a processor like everybody else."""
 

@@ -22,6 +22,9 @@ from counterfoil.server.db import sqlfile
 DOORS: Final = "pgbench, prepared statements, Unix socket"
 
 WARM_UP_SECONDS: Final = 1
+WARM_UP_CLIENTS_PER_SECOND: Final = 128
+"""With more clients, the warm-up is so much longer: each has a new server process, whose first
+transactions fill its caches."""
 
 _SQL = sqlfile.load("benchmarks.subjects", "plain_postgresql.sql")
 
@@ -64,11 +67,12 @@ class PlainPostgresql:
             BenchmarkError: pgbench failed, or a transaction did.
         """
         threads = min(clients, 2)
+        warm_up = WARM_UP_SECONDS + clients // WARM_UP_CLIENTS_PER_SECOND
         with tempfile.TemporaryDirectory(dir=self._stage.folder) as logs:
             command: list[str | Path] = [self._stage.cluster.binaries / "pgbench", "--no-vacuum"]
             command += ["--file", script, "--protocol", mode, "--log", "--log-prefix", "log"]
             command += ["--client", str(clients), "--jobs", str(threads)]
-            command += ["--time", str(WARM_UP_SECONDS + round(seconds))]
+            command += ["--time", str(warm_up + round(seconds))]
             for variable in variables:
                 command += ["--define", variable]
             done = subprocess.run(
@@ -87,7 +91,7 @@ class PlainPostgresql:
                 for path in Path(logs).iterdir()
                 for transaction in read_log(path.read_text())
             )
-        return figures(transactions, rows=rows)
+        return figures(transactions, rows=rows, warm_up=warm_up)
 
 
 def row_variables() -> list[str]:
@@ -117,11 +121,16 @@ def read_log(text: str) -> Iterator[tuple[float, float]]:
         yield int(end_seconds) + int(end_microseconds) / 1e6, int(latency) / 1e3
 
 
-def figures(transactions: Sequence[tuple[float, float]], *, rows: int) -> dict[str, float]:
-    """A cell's figures, of transactions in the order of their end; the first second is warm-up."""
+def figures(
+    transactions: Sequence[tuple[float, float]], *, rows: int, warm_up: float
+) -> dict[str, float]:
+    """A cell's figures, of transactions in the order of their end.
+
+    Those of the first ``warm_up`` seconds count only for ``events``.
+    """
     if not transactions:
         raise BenchmarkError("pgbench did not finish a single transaction")
-    start = transactions[0][0] + WARM_UP_SECONDS
+    start = transactions[0][0] + warm_up
     measured = [latency for end, latency in transactions if end >= start]
     seconds = transactions[-1][0] - start
     if not measured or seconds <= 0:

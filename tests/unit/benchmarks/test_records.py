@@ -269,7 +269,7 @@ def test_pgbench_counts_what_ended_after_the_warm_up() -> None:
         "1 1 4000 0 101 500000",
         "0 3 6000 0 103 0",
     ]
-    found = figures(sorted(read_log("\n".join(lines))), rows=10)
+    found = figures(sorted(read_log("\n".join(lines))), rows=10, warm_up=1)
     assert found["events_per_second"] == pytest.approx(3 * 10 / 2.0)
     assert found["p50_milliseconds"] == 4.0
     assert found["max_milliseconds"] == 6.0
