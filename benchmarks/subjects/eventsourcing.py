@@ -20,8 +20,10 @@ aggregates by half) and not slower than four. The fewer connections, the less it
 for each other's locks: with two in each process's pool, DCB is twice as fast as with one for
 each caller. Without the database functions, aggregates are half as fast.
 
-Sources: https://eventsourcing.readthedocs.io/en/stable/topics/examples/dcb-speedrun.html and
-https://eventsourcing.readthedocs.io/en/stable/topics/persistence.html (PostgreSQL module).
+Sources, read for version 9.5: the speed run in its documentation
+(https://github.com/pyeventsourcing/eventsourcing, docs/topics/examples/dcb-enrolment-speedrun.rst),
+which runs with these settings, and the PostgreSQL module in
+https://eventsourcing.readthedocs.io/en/v9.5.2/topics/persistence.html.
 """
 
 import importlib.util

@@ -8,8 +8,8 @@ Its SQL comes with the Python package ``pgmq``, and is installed as that package
 servers without the extension. The queue is a logged one (``pgmq.create``), since what is
 acknowledged must be durable.
 
-Sources: https://github.com/pgmq/pgmq (SQL-only installation) and
-https://pgmq.github.io/pgmq/latest/api/sql/functions/ (``send``, ``send_batch``).
+Sources, read for version 1.13: https://pypi.org/project/pgmq/ (SQL-only installation) and
+https://pgxn.org/dist/pgmq/docs/api/sql/functions.html (``send``, ``send_batch``, ``create``).
 """
 
 import importlib.util

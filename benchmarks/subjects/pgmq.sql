@@ -1,6 +1,6 @@
 -- pgmq through its public functions, as its documentation calls them. Scripts of pgbench: in
 -- prepared mode each :name is a parameter of one prepared statement.
--- https://pgmq.github.io/pgmq/latest/api/sql/functions/
+-- https://pgxn.org/dist/pgmq/docs/api/sql/functions.html
 
 -- name: create_queue
 select pgmq.create('events');

@@ -2,7 +2,9 @@
 
 Of the work it carries the agent, the type and the payload. It has no tags, so it is spared
 them. It gets uvicorn's fast parts (uvloop, httptools), no access log, and the database over
-the Unix socket; the password is checked on each of its connections, as on everybody's.
+the Unix socket. What bounds it is the processor: a connection costs about 7 ms of it, of which
+4 are PostgreSQL's new process and 3 the check of the password (SCRAM, with the 4,096 rounds
+that are PostgreSQL's default).
 """
 
 import socket

@@ -9,9 +9,9 @@ answers; that cannot be switched off. Its files lie beside PostgreSQL's, on the 
 What was tried on two cores, with 64 clients: one client object for all threads of a process
 is a third faster than one each; four processes are faster than one, two or eight; its page
 cache (``--page-cache-max-mb``) and its pipelined writer (``--pipelined-writer``) are slower
-than the defaults.
+than the defaults. Single appends cost its client more than its server.
 
-Sources: https://umadb.io/key-features.html (grouped appends, durability) and
+Sources, read for version 0.7: https://umadb.io/key-features.html (grouped appends, durability) and
 https://pypi.org/project/umadb/ (the client, conditions, the server's options).
 """
 
