@@ -11,13 +11,13 @@ from counterfoil.server.core import limits
 Request = dict[str, Any]
 
 APPEND: Final = """
-    select status, first_position, event_count, created_at, head, detail, clock_ahead_seconds
-    from counterfoil.append_v1(%s, %s::jsonb, %s)
+    select first_position, created_at, clock_ahead_seconds, others
+    from counterfoil.append_v2(%s, %s::jsonb, %s)
 """
 
 
 class Answer(NamedTuple):
-    """What ``append_v1`` answers to one request."""
+    """What ``append_v2`` answers to one request."""
 
     status: str
     first_position: int | None
@@ -78,8 +78,33 @@ def append(
     """Append one group. A request that is text is taken as it is: JSON with its numbers."""
     texts = [asked if isinstance(asked, str) else json.dumps(asked) for asked in requests]
     parameters = [tenant_id, f"[{','.join(texts)}]", limits.LOCK_WAIT_MILLISECONDS_MAX]
-    rows = connection.execute(APPEND, parameters).fetchall()
-    return [Answer(*cast("tuple[str, int, int, str, int, list[int], float]", row)) for row in rows]
+    row = connection.execute(APPEND, parameters).fetchone()
+    assert row is not None
+    position, created_at, clock_ahead, others = cast("tuple[int, str, float, list[Any]]", row)
+    refused = {other["request"]: other for other in others or []}
+    answers = []
+    for nth, text in enumerate(texts):
+        count = len(json.loads(text)["events"])
+        if (other := refused.get(nth)) is not None:
+            answers.append(
+                Answer(
+                    other["status"],
+                    other.get("first_position"),
+                    count,
+                    other.get("created_at"),
+                    other["head"],
+                    other["detail"],
+                    clock_ahead,
+                )
+            )
+        else:
+            position += count
+            answers.append(
+                Answer(
+                    "stored", position - count, count, created_at, position - 1, None, clock_ahead
+                )
+            )
+    return answers
 
 
 def append_one(

@@ -16,7 +16,7 @@ def test_only_the_append_runs_with_its_owners_rights(owner: psycopg.Connection) 
     rows = owner.execute(
         "select proname from pg_proc where pronamespace = 'counterfoil'::regnamespace and prosecdef"
     ).fetchall()
-    assert rows == [("append_v1",)]
+    assert rows == [("append_v2",)]
 
 
 def test_every_function_with_a_body_of_text_has_a_search_path_of_its_own(
@@ -27,7 +27,7 @@ def test_every_function_with_a_body_of_text_has_a_search_path_of_its_own(
         "select proname, array_to_string(proconfig, ';') from pg_proc "
         "where pronamespace = 'counterfoil'::regnamespace and prosqlbody is null"
     ).fetchall()
-    assert {name for name, _ in rows} >= {"append_v1", "matching_v1", "write_events"}
+    assert {name for name, _ in rows} >= {"append_v2", "matching_v1", "write_run"}
     for name, settings in rows:
         assert "search_path=pg_catalog, pg_temp" in (settings or ""), name
 

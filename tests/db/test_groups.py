@@ -221,7 +221,7 @@ def test_wait_for_the_lock_is_bounded(database: Database, service: psycopg.Conne
         held_book(database),
         pytest.raises(psycopg.errors.LockNotAvailable),
     ):
-        service.execute("select counterfoil.append_v1(1, %s::jsonb, 10)", ["[]"])
+        service.execute("select counterfoil.append_v2(1, %s::jsonb, 10)", ["[]"])
 
 
 def test_books_do_not_wait_for_each_other(

@@ -51,7 +51,7 @@ def test_migrations_make_what_the_schema_describes(cluster: Cluster, empty: Data
             for file in sorted(SCHEMA.glob("*.sql")):
                 connection.execute(file.read_bytes())
         assert structure(empty) == structure(described)
-        assert "CREATE FUNCTION counterfoil.append_v1" in structure(described)
+        assert "CREATE FUNCTION counterfoil.append_v2" in structure(described)
 
 
 def test_new_database_has_one_book_that_is_empty(database: Database) -> None:
@@ -153,7 +153,7 @@ def test_login_with_what_that_message_asks_for_can_migrate(
         assert migrate(migrator.url) == NAMES
         with psycopg.connect(migrator.url, autocommit=True) as connection:
             connection.execute("set role counterfoil_service")
-            connection.execute("select from counterfoil.append_v1(1, '[]', 1000)")
+            connection.execute("select from counterfoil.append_v2(1, '[]', 1000)")
 
 
 def test_migration_that_waits_for_too_long_changes_nothing(

@@ -177,7 +177,7 @@ def test_eraser_sets_no_other_value_and_blanks_both_or_none(
         "select * from counterfoil.books",
         "select * from counterfoil.idempotency_keys",
         "select * from counterfoil.schema_migrations",
-        "select counterfoil.append_v1(1, '[]', 1000)",
+        "select counterfoil.append_v2(1, '[]', 1000)",
         "select counterfoil.matching_v1(1, null, null, 0, 9, 9, false)",
         "select counterfoil.write_events(1, '{}', 2, now())",
         "alter table counterfoil.events disable trigger all",
@@ -295,7 +295,7 @@ def test_nothing_is_open_to_the_public(owner: psycopg.Connection) -> None:
     "attempt",
     [
         "select count(*) from counterfoil.events",
-        "select counterfoil.append_v1(1, '[]', 1000)",
+        "select counterfoil.append_v2(1, '[]', 1000)",
         "select counterfoil.time_text(now())",
     ],
 )

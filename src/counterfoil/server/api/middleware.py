@@ -3,11 +3,14 @@
 Written as plain ASGI: a stream must pass through without a queue or a task in between.
 """
 
+import logging
 import secrets
 import time
+from functools import cache
 from typing import Final
 
 import structlog
+from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,7 +47,7 @@ class Surroundings:
         started_at = time.perf_counter()
         request_id = _request_id(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.clear_contextvars()
+        # Each request is served in a task of its own, and so in a context of its own.
         structlog.contextvars.bind_contextvars(request_id=request_id)
         status = 0
 
@@ -69,13 +72,18 @@ class Surroundings:
                     request_id=request_id,
                 )
                 await response(scope, receive, send_with_headers)
-        _log.debug(
-            "request",
-            method=scope["method"],
-            path=scope["path"],
-            status=status,
-            seconds=round(time.perf_counter() - started_at, 6),
-        )
+        if _requests_are_logged():
+            _log.debug(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                seconds=round(time.perf_counter() - started_at, 6),
+            )
+
+
+def _requests_are_logged() -> bool:
+    return logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
 
 def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
@@ -103,5 +111,12 @@ def _count(scope: Scope, status: int, seconds: float) -> None:
     # Labels are never what a caller chose: an unknown method or path is one value each.
     method = scope["method"] if scope["method"] in _METHODS else "other"
     route = getattr(scope.get("route"), "path_format", "none")
-    metrics.REQUESTS.labels(method, route, status).inc()
-    metrics.REQUEST_SECONDS.labels(route).observe(seconds)
+    requests, request_seconds = _series(method, route, status)
+    requests.inc()
+    request_seconds.observe(seconds)
+
+
+@cache
+def _series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    """The counters of one kind of answer: looking them up costs as much as counting."""
+    return metrics.REQUESTS.labels(method, route, status), metrics.REQUEST_SECONDS.labels(route)

@@ -104,8 +104,8 @@ class Pool:
         prepare: bool = True,
     ) -> None:
         self.size_max = size_max
+        self.prepare = prepare
         self._statement_milliseconds_max = statement_milliseconds_max
-        self._prepare = prepare
         self._url = patient_only_for_seconds(url)
         self._parameters: dict[str, Any] = {
             "autocommit": True,
@@ -167,11 +167,11 @@ class Pool:
 
     async def _configure(self, connection: Connection) -> None:
         try:
-            if not self._prepare:
+            if not self.prepare:
                 connection.prepare_threshold = None
             async with asyncio.timeout(limits.CONNECTION_WAIT_SECONDS_MAX):
                 await self._become_the_service(connection)
-                if self._prepare:
+                if self.prepare:
                     await connection.execute(
                         _SQL["bound_statements"],
                         {"milliseconds": str(self._statement_milliseconds_max)},
@@ -200,7 +200,7 @@ class Pool:
                 )
             if is_service and not may_write:
                 return
-            if not self._prepare:
+            if not self.prepare:
                 raise UnfitDatabase(
                     "Behind a pooler the service needs a login of its own that may not write to "
                     f"the tables: one that is granted {SERVICE_ROLE} and nothing else."

@@ -36,7 +36,7 @@ from counterfoil.server.log.doorbell import Listener, Ringer
 from counterfoil.server.log.follow import Followers, Stream
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.query import ReadRequest
-from counterfoil.server.log.store import AppendResult, Store
+from counterfoil.server.log.store import AppendResult, GroupResult, Store
 from counterfoil.server.log.writer import GroupCommit
 
 WRITE_CONNECTIONS_MAX: Final = 4
@@ -155,10 +155,8 @@ class Log:
         except CounterfoilError as error:
             metrics.APPENDS.labels(_outcome(error)).inc()
             raise
-        if result.status not in ("stored", "replayed"):
-            metrics.APPENDS.labels("refused").inc()
+        if result.first_position is None or result.created_at is None:
             raise await self._refusal(tenant_id, request, result)
-        metrics.APPENDS.labels(result.status).inc()
         return Stored(
             first_position=result.first_position,
             event_count=result.event_count,
@@ -297,10 +295,11 @@ class Log:
         }
         return Readiness(ready=all(value == "ok" for value in checks.values()), checks=checks)
 
-    def _grown(self, tenant_id: int, head: int) -> None:
+    def _grown(self, tenant_id: int, result: GroupResult) -> None:
         """A group of ours was committed: tell our own readers, and the other processes."""
         self._followers.ring(tenant_id)
-        self._ringer.ring(tenant_id, head)
+        if result.has_listeners:
+            self._ringer.ring(tenant_id, result.head)
 
     async def _refusal(  # noqa: PLR0911 - one return for each way to be refused
         self, tenant_id: int, request: AppendRequest, result: AppendResult
@@ -352,7 +351,7 @@ class Log:
                     ],
                 )
             case _:
-                return InvariantBroken(f"append_v1 answered {result.status!r}")
+                return InvariantBroken(f"append_v2 answered {result.status!r}")
 
 
 def _outcome(error: CounterfoilError) -> str:

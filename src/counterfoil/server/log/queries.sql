@@ -7,8 +7,8 @@
 -- statistics the planner would rather read the whole book once.
 
 -- name: append
-select status, first_position, event_count, created_at, head, detail, clock_ahead_seconds
-from counterfoil.append_v1(%(tenant_id)s::integer, %(requests)s::jsonb, %(lock_wait_milliseconds)s::integer);
+select first_position, created_at, head, clock_ahead_seconds, has_listeners, others
+from counterfoil.append_v2(%(tenant_id)s::integer, %(requests)s::jsonb, %(lock_wait_milliseconds)s::integer);
 
 -- name: head
 select b.incarnation::text as incarnation,
@@ -114,7 +114,7 @@ order by wanted.position;
 
 -- name: feed
 -- What is new, once for all live readers: beside each event's text, what their filters ask.
-select fed.position, fed.agent_name, fed.event_type, fed.tags, fed.text
+select fed.position, fed.agent_name, fed.event_type, to_json(fed.tags), fed.text
 from (
     select next.*,
            sum(octet_length(next.text)) over (order by next.position)
@@ -140,6 +140,11 @@ select set_config('synchronous_commit', 'off', true),
 
 -- name: listen
 listen counterfoil_heads;
+
+-- name: tell_of_listening
+-- Held for as long as the session listens: append_v2 sees by it that somebody does, and the
+-- writers need not ring where nobody does.
+select pg_advisory_lock_shared(7163395187);
 
 -- name: readiness
 -- A standby is read only, and so is a database that its host shut to writers (a full disk).

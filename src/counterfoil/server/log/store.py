@@ -7,10 +7,10 @@ Event texts are PostgreSQL's own JSON, passed on as they came.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, TypeVar, cast
 
+import msgspec
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import (
@@ -21,6 +21,8 @@ from counterfoil.server.core.errors import (
 )
 from counterfoil.server.db import sqlfile
 from counterfoil.server.db.pool import Connection, Pool
+from counterfoil.server.db.statement import Parameter, Row, Statement
+from counterfoil.server.log.model import AppendRequest
 
 AppendStatus = Literal[
     "stored",
@@ -34,20 +36,58 @@ AppendStatus = Literal[
 ]
 
 _SQL: Final = sqlfile.load("counterfoil.server.log", "queries.sql")
+_STATEMENTS: Final = {name: Statement(name, sql) for name, sql in _SQL.items()}
 
 _UNREACHABLE: Final = "The database cannot be reached at the moment."
 
 
 class AppendResult(NamedTuple):
-    """What ``append_v1`` answered to one request of a group; see its type in the schema."""
+    """What ``append_v2`` answered to one request of a group.
+
+    Attributes:
+        first_position: of its events; None where it was refused.
+        created_at: their time; None where it was refused.
+        head: the book's last position as the request saw it (stored: its own last event).
+        detail: condition_failed: the first positions in the way; payload_too_large: the
+            index of the event.
+    """
 
     status: AppendStatus
-    first_position: int
+    first_position: int | None
     event_count: int
-    created_at: str
+    created_at: str | None
     head: int
     detail: list[int] | None
+
+
+class GroupResult(NamedTuple):
+    """What ``append_v2`` answered to a group.
+
+    Attributes:
+        requests: the answers, in the order of the requests.
+        head: the book's last position after the group.
+        clock_ahead_seconds: how far the book's last time lay ahead of the server's clock.
+        has_listeners: whether some process may be waiting to hear of the new head.
+    """
+
+    requests: list[AppendResult]
+    head: int
     clock_ahead_seconds: float
+    has_listeners: bool
+
+
+class _Other(msgspec.Struct):
+    """A request of a group that was not stored, as ``append_v2`` writes it."""
+
+    request: int
+    status: AppendStatus
+    head: int
+    detail: list[int] | None = None
+    first_position: int | None = None
+    created_at: str | None = None
+
+
+_others: Final = msgspec.json.Decoder(list[_Other])
 
 
 class Head(NamedTuple):
@@ -99,40 +139,33 @@ class Store:
         self._reads = reads
 
     async def append(
-        self, connection: Connection, tenant_id: int, documents: Sequence[bytes]
-    ) -> list[AppendResult]:
+        self, connection: Connection, tenant_id: int, requests: Sequence[AppendRequest]
+    ) -> GroupResult:
         """Run one group of appends of one tenant; when this returns, it is committed.
 
         Args:
             connection: an autocommit connection that nobody else uses.
-            documents: one JSON object for each request, as ``log/model.py`` writes it.
 
         Raises:
             psycopg.Error: nothing was stored if the connection still stands; if it does
                 not, nobody knows.
         """
-        cursor = await connection.execute(
-            _SQL["append"],
+        documents = b",".join([request.document for request in requests])
+        rows = await _STATEMENTS["append"].run(
+            connection,
             {
                 "tenant_id": tenant_id,
-                "requests": (b"[" + b",".join(documents) + b"]").decode(),
+                "requests": f"[{documents.decode()}]",
                 "lock_wait_milliseconds": limits.LOCK_WAIT_MILLISECONDS_MAX,
             },
+            prepare=self._reads.prepare,
         )
-        rows = await cursor.fetchall()
-        # The statement is its own transaction: an idle connection has committed it.
-        if connection.info.transaction_status != TransactionStatus.IDLE:
-            raise psycopg.OperationalError("the connection did not come to rest after the commit")
-        invariant(len(rows) == len(documents), "append_v1 answers every request of a group")
-        return [
-            AppendResult(*cast("tuple[AppendStatus, int, int, str, int, list[int], float]", row))
-            for row in rows
-        ]
+        return _group_result(_only(rows), [request.event_count for request in requests])
 
     async def head(self, tenant_id: int) -> Head:
         """Where the book stands."""
         rows = await self._read("head", {"tenant_id": tenant_id})
-        return Head(*cast("tuple[str, int]", _only(rows)))
+        return _head(_only(rows))
 
     async def page(
         self,
@@ -166,14 +199,14 @@ class Store:
                 "newest_first": newest_first,
             },
         )
-        incarnation, head, *_ = cast("tuple[str, int]", _first(rows)[:2])
-        found = [cast("tuple[str, int, int, str, int]", row) for row in rows if row[2] is not None]
+        head = _head(_first(rows))
+        shown = [row for row in rows if row[2] is not None]
         return Shown(
-            incarnation=incarnation,
-            head=head,
-            positions=tuple(row[2] for row in found),
-            texts=tuple(row[3] for row in found),
-            found=found[0][4] if found else 0,
+            incarnation=head.incarnation,
+            head=head.position,
+            positions=tuple(int(_there(row[2])) for row in shown),
+            texts=tuple(_there(row[3]) for row in shown),
+            found=int(_there(shown[0][4])) if shown else 0,
         )
 
     async def latest(
@@ -195,7 +228,7 @@ class Store:
             },
         )
         head, texts = _head_and_texts(rows)
-        return head, texts, cast("int", rows[0][3]) if texts else 0
+        return head, texts, int(_there(rows[0][3])) if texts else 0
 
     async def one(self, tenant_id: int, position: int) -> tuple[Head, tuple[str, ...]]:
         """The event at ``position``: one text or none."""
@@ -204,10 +237,8 @@ class Store:
 
     async def at_positions(self, tenant_id: int, positions: Sequence[int]) -> tuple[str, ...]:
         """The texts of the events at these positions, oldest first."""
-        rows = await self._read(
-            "at_positions", {"tenant_id": tenant_id, "positions": list(positions)}
-        )
-        return tuple(cast("str", text) for (text,) in rows)
+        rows = await self._read("at_positions", {"tenant_id": tenant_id, "positions": positions})
+        return tuple(_there(text) for (text,) in rows)
 
     async def feed(
         self, tenant_id: int, *, after: int, up_to: int, limit: int, bytes_max: int
@@ -223,7 +254,11 @@ class Store:
                 "bytes_max": bytes_max,
             },
         )
-        return [FedEvent(*cast("tuple[int, str, str, list[str], str]", row)) for row in rows]
+        fed: list[FedEvent] = []
+        for row in rows:
+            position, agent_name, event_type, tags, text = map(_there, row)
+            fed.append(FedEvent(int(position), agent_name, event_type, _tags.decode(tags), text))
+        return fed
 
     async def ring(self, tenant_id: int, head: int) -> None:
         """Tell other processes that the book has grown to ``head``. It may get lost."""
@@ -232,9 +267,11 @@ class Store:
     async def state(self) -> DatabaseState:
         """What readiness asks."""
         rows = await self._read("readiness", {})
-        return DatabaseState(*cast("tuple[bool, bool, bool, int]", _only(rows)))
+        *states, version = map(_there, _only(rows))
+        fsync, full_page_writes, writable = (state == "t" for state in states)
+        return DatabaseState(fsync, full_page_writes, writable, int(version))
 
-    async def _read(self, name: str, parameters: Mapping[str, object]) -> list[tuple[object, ...]]:
+    async def _read(self, name: str, parameters: Mapping[str, Parameter]) -> list[Row]:
         """Run one reading statement; again while its connection turns out to be dead.
 
         A restart of the database leaves up to a whole pool of dead connections behind, and
@@ -248,7 +285,9 @@ class Store:
             async with self._reads.connection() as connection:
                 try:
                     async with asyncio.timeout(limits.READ_SECONDS_MAX):
-                        return await (await connection.execute(_SQL[name], parameters)).fetchall()
+                        return await _STATEMENTS[name].run(
+                            connection, parameters, prepare=self._reads.prepare
+                        )
                 except psycopg.errors.QueryCanceled as error:
                     raise ReadTooSlow(
                         "This read took too long in the database. Ask for fewer events, or by a tag."
@@ -260,8 +299,12 @@ class Store:
 
 
 async def listen(connection: Connection) -> None:
-    """Make ``connection`` hear what ``Store.ring`` tells; it must be a direct one."""
+    """Make ``connection`` hear what ``Store.ring`` tells, and say so to the writers.
+
+    It must be a direct one: both belong to the session.
+    """
     await connection.execute(_SQL["listen"])
+    await connection.execute(_SQL["tell_of_listening"])
 
 
 def recover(url: str) -> list[tuple[str, str, str]]:
@@ -277,20 +320,53 @@ def recover(url: str) -> list[tuple[str, str, str]]:
         return [cast("tuple[str, str, str]", row) for row in rows]
 
 
-def _first(rows: Sequence[tuple[object, ...]]) -> tuple[object, ...]:
+_Value = TypeVar("_Value")
+
+_tags: Final = msgspec.json.Decoder(list[str])
+
+
+def _group_result(row: Row, event_counts: Sequence[int]) -> GroupResult:
+    """The answer of every request: those that were stored follow one another."""
+    first, created_at, head, ahead, has_listeners = map(_there, row[:5])
+    others = {} if row[5] is None else {other.request: other for other in _others.decode(row[5])}
+    position = int(first)
+    results: list[AppendResult] = []
+    for nth, event_count in enumerate(event_counts):
+        if (other := others.get(nth)) is not None:
+            results.append(
+                AppendResult(
+                    *(other.status, other.first_position, event_count, other.created_at),
+                    *(other.head, other.detail),
+                )
+            )
+        else:
+            last = position + event_count - 1
+            results.append(AppendResult("stored", position, event_count, created_at, last, None))
+            position = last + 1
+    invariant(position == int(head) + 1, "append_v2 stored what it says")
+    return GroupResult(results, int(head), float(ahead), has_listeners == "t")
+
+
+def _there(value: _Value | None) -> _Value:
+    """A value that the statement always answers."""
+    invariant(value is not None, "the statement answers this column")
+    return cast("_Value", value)
+
+
+def _first(rows: Sequence[Row]) -> Row:
     if not rows:
         raise InvariantBroken("there is no book for this tenant")
     return rows[0]
 
 
-def _only(rows: Sequence[tuple[object, ...]]) -> tuple[object, ...]:
+def _only(rows: Sequence[Row]) -> Row:
     invariant(len(rows) <= 1, "the statement answers one row")
     return _first(rows)
 
 
-def _head_and_texts(
-    rows: Sequence[tuple[object, ...]],
-) -> tuple[Head, tuple[str, ...]]:
-    incarnation, head = cast("tuple[str, int]", _first(rows)[:2])
-    texts = tuple(cast("str", row[2]) for row in rows if row[2] is not None)
-    return Head(incarnation, head), texts
+def _head(row: Row) -> Head:
+    return Head(_there(row[0]), int(_there(row[1])))
+
+
+def _head_and_texts(rows: Sequence[Row]) -> tuple[Head, tuple[str, ...]]:
+    return _head(_first(rows)), tuple(row[2] for row in rows if row[2] is not None)

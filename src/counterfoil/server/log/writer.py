@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 All appends of a tenant are serial in the database, and each commit costs a flush. So each
-process puts what is waiting for a tenant into one call of ``append_v1`` and starts the
+process puts what is waiting for a tenant into one call of ``append_v2`` and starts the
 next as soon as the last returned: while one group is being flushed, the next gathers.
 Nothing waits on purpose; an append that finds its lane idle starts at once, alone.
 
@@ -42,7 +42,7 @@ leaves the outcome open. An append of unknown outcome is never sent again from h
 
 import asyncio
 import select
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
@@ -61,7 +61,7 @@ from counterfoil.server.core.errors import (
 )
 from counterfoil.server.db.pool import Connection, Pool
 from counterfoil.server.log.model import AppendRequest
-from counterfoil.server.log.store import AppendResult, Store
+from counterfoil.server.log.store import AppendResult, GroupResult, Store
 
 _log = structlog.get_logger(__name__)
 
@@ -164,10 +164,10 @@ class GroupCommit:
 
     Args:
         pool: where the drivers borrow their connections: one each while there is work.
-        grown: called as ``grown(tenant_id, head)`` after each group that wrote something.
+        grown: called with the tenant's id after each group that wrote something.
     """
 
-    def __init__(self, store: Store, pool: Pool, grown: Callable[[int, int], None]) -> None:
+    def __init__(self, store: Store, pool: Pool, grown: Callable[[int, GroupResult], None]) -> None:
         self._store = store
         self._pool = pool
         self._grown = grown
@@ -273,8 +273,8 @@ class GroupCommit:
         )
         started = monotonic()
         try:
-            results = await self._store.append(
-                connection, lane.tenant_id, [waiting.request.document for waiting in group]
+            result = await self._store.append(
+                connection, lane.tenant_id, [waiting.request for waiting in group]
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, every caller gets an answer
             give_up.cancel()
@@ -294,20 +294,24 @@ class GroupCommit:
             )
             return
         give_up.cancel()
-        for waiting, result in zip(group, results, strict=True):
-            waiting.answer(result)
-        self._account(lane.tenant_id, results, seconds=monotonic() - started)
+        for waiting, answer in zip(group, result.requests, strict=True):
+            waiting.answer(answer)
+        self._account(lane.tenant_id, result, seconds=monotonic() - started)
 
-    def _account(self, tenant_id: int, results: Sequence[AppendResult], *, seconds: float) -> None:
-        """Count what was stored, ring for it, and look at the clock."""
+    def _account(self, tenant_id: int, result: GroupResult, *, seconds: float) -> None:
+        """Count what was stored, tell of it, and look at the clock."""
         metrics.GROUP_SECONDS.observe(seconds)
-        metrics.GROUP_REQUESTS.observe(len(results))
-        self._heads[tenant_id] = results[-1].head
-        stored = [result for result in results if result.status == "stored"]
-        if stored:
-            metrics.EVENTS_STORED.inc(sum(result.event_count for result in stored))
-            self._grown(tenant_id, stored[-1].head)
-        ahead = results[-1].clock_ahead_seconds
+        metrics.GROUP_REQUESTS.observe(len(result.requests))
+        self._heads[tenant_id] = result.head
+        for status, requests in Counter(answer.status for answer in result.requests).items():
+            metrics.APPENDS.labels(status if status in ("stored", "replayed") else "refused").inc(
+                requests
+            )
+        events = sum(a.event_count for a in result.requests if a.status == "stored")
+        if events:
+            metrics.EVENTS_STORED.inc(events)
+            self._grown(tenant_id, result)
+        ahead = result.clock_ahead_seconds
         if ahead > limits.CLOCK_SKEW_SECONDS_ALARM:
             metrics.CLOCK_SKEW_ALARMS.inc()
             _log.warning(

@@ -1,7 +1,7 @@
 -- Who may do what. The roles are the cluster's, not the database's, and cannot log in:
 -- an administrator grants them to the logins that the service and the eraser use.
 --
---   counterfoil_service  reads, and appends through append_v1. It holds no INSERT, no
+--   counterfoil_service  reads, and appends through append_v2. It holds no INSERT, no
 --                        UPDATE and no DELETE on anything.
 --   counterfoil_eraser   blanks the payload and the salt of an event, and can do nothing
 --                        else: it cannot even read a payload.
@@ -39,7 +39,7 @@ grant usage on schema counterfoil to counterfoil_service, counterfoil_eraser;
 grant select on counterfoil.books, counterfoil.events, counterfoil.event_tags,
     counterfoil.schema_migrations to counterfoil_service;
 grant execute on function
-    counterfoil.append_v1(integer, jsonb, integer),
+    counterfoil.append_v2(integer, jsonb, integer),
     counterfoil.matching_v1(integer, jsonb, jsonb, bigint, bigint, integer, boolean),
     counterfoil.time_text(timestamptz),
     counterfoil.event_text(counterfoil.events)

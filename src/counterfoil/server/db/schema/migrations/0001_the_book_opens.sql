@@ -12,7 +12,7 @@
 --     tenant and a distributed PostgreSQL all fit without a change of shape.
 --   * Text that is compared is COLLATE "C": byte by byte, the same on every machine.
 --   * There are no foreign keys from the log. A key from events to books would take a
---     shared lock on the very row that orders all writers; append_v1 holds that row
+--     shared lock on the very row that orders all writers; append_v2 holds that row
 --     locked anyway, and nothing ever deletes one.
 
 create schema counterfoil;
@@ -27,7 +27,7 @@ create table counterfoil.schema_migrations (
 );
 
 -- One row a tenant. The row is the lock that gives the tenant's writers their one order:
--- append_v1 locks it and never updates it, so no dead row versions pile up behind an old
+-- append_v2 locks it and never updates it, so no dead row versions pile up behind an old
 -- snapshot. Where the order stands is the last primary key of events.
 create table counterfoil.books (
     tenant_id integer not null,
@@ -411,12 +411,19 @@ return '{"id":' || e.position
 --      follow, all that was committed during the wait: in a VOLATILE function under READ
 --      COMMITTED each statement takes its own snapshot. (Lock and check in one statement
 --      would check through the snapshot from before the wait.)
---   3. Under the lock: where the book stands; then, request by request: was its key
---      used before? does its condition hold for what came since step 1? do its causes
---      exist? An accepted request gets the next positions.
+--   3. Under the lock: where the book stands, and which requests need a look of their
+--      own. The others are accepted as they come, many in one statement.
 --   4. The commit, which the caller waits for, releases the lock only after the events
 --      are flushed and visible. So the order of positions is the order of commits: who
 --      sees n sees all before n, and a reader needs nothing but `position > cursor`.
+--
+-- Which requests need a look of their own? One whose answer could be anything but
+-- "stored", as far as a few set-based statements can tell for the whole group: its key is
+-- in the table or twice in the group, its condition may be violated, its causes may not
+-- exist yet, a payload is too large. Those statements may suspect too much, never too
+-- little; what they suspect is judged exactly, request by request, in the order of the
+-- group. A suspected condition is held against matching_v1, the one definition of what
+-- matches.
 --
 -- The row in books is locked and never updated: see 1_tables.sql. There are no EXCEPTION
 -- blocks: each would burn a transaction id, and one that fails lets go of the lock.
@@ -436,31 +443,129 @@ create type counterfoil.new_event as (
     context jsonb,
     salt bytea,
     digest bytea,
-    principal text
+    principal text,
+    -- which request of the group it belongs to, counted from 1
+    request integer
 );
 
--- The answer to one request of a group, in the order of the requests.
-create type counterfoil.append_result as (
-    -- stored, replayed, key_reused, payload_too_large, book_restored, after_above_head,
-    -- condition_failed or unknown_cause
-    status text,
-    first_position bigint,
-    event_count integer,
-    created_at text,
-    -- the book's last position as this request saw it (stored: its own last event)
-    head bigint,
-    -- condition_failed: the first positions in the way; payload_too_large: the event's index
-    detail bigint[],
-    -- how far the book's last time lies ahead of the server's clock
-    clock_ahead_seconds double precision
+-- One request, taken apart.
+create type counterfoil.new_request as (
+    principal text,
+    key text,
+    -- of the content, where there is a key
+    content_digest bytea,
+    events_count integer,
+    -- how many events the group has up to and including this request
+    events_to integer,
+    -- the highest id that one of its events names as its cause
+    cause_max bigint,
+    fail_if jsonb,
+    condition_after bigint,
+    condition_incarnation text
 );
 
--- Writes events at consecutive positions. Only append_v1 may call it, under the lock.
-create function counterfoil.write_events(
+-- One value that an item of a condition asks for. Of an item that asks for tags these are
+-- its tags, and an event matches it only if all of them occur: `wanted` is their number. Of
+-- any other they are its agents, or else its types, and `wanted` is 1.
+create type counterfoil.asked_value as (
+    request integer,
+    item integer,
+    way text,           -- tag, agent or type; null where the item asks nothing at all
+    value text,
+    wanted integer,
+    after bigint
+);
+
+-- Which requests' conditions may be violated by an event in p_after < position <= p_up_to,
+-- looked at no further back than each condition's own `after`. One probe of an index for
+-- each value. It tells too many: an item that asks for tags is judged by its tags alone,
+-- and by each for itself. It never tells too few.
+create function counterfoil.may_match(
+    p_tenant_id integer,
+    p_asked counterfoil.asked_value[],
+    p_after bigint,         -- exclusive
+    p_up_to bigint          -- inclusive
+) returns integer[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_bitmapscan = off
+set enable_seqscan = off
+set jit = off
+as $$
+begin
+    return (select array_agg(distinct suspect.request)
+    from (
+        select a.request
+        from unnest(p_asked) as a
+        where case a.way
+            when 'tag' then (
+                select true from counterfoil.event_tags t
+                where t.tenant_id = p_tenant_id and t.tag = a.value
+                  and t.position > greatest(a.after, p_after) and t.position <= p_up_to
+                limit 1)
+            when 'agent' then (
+                select true from counterfoil.events e
+                where e.tenant_id = p_tenant_id
+                  and (e.agent_name, e.position) > (a.value, greatest(a.after, p_after))
+                  and (e.agent_name, e.position) <= (a.value, p_up_to)
+                order by e.agent_name, e.position limit 1)
+            when 'type' then (
+                select true from counterfoil.events e
+                where e.tenant_id = p_tenant_id
+                  and (e.event_type, e.position) > (a.value, greatest(a.after, p_after))
+                  and (e.event_type, e.position) <= (a.value, p_up_to)
+                order by e.event_type, e.position limit 1)
+            else true
+        end
+        group by a.request, a.item, a.wanted
+        having count(*) >= a.wanted
+    ) as suspect);
+end
+$$;
+
+-- Which requests' conditions may be violated by an event of an earlier request of the same
+-- group. It tells too many as may_match does, and never too few.
+create function counterfoil.may_match_in_group(
+    p_asked counterfoil.asked_value[],
+    p_events counterfoil.new_event[]
+) returns integer[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
+as $$
+begin
+    return (select array_agg(distinct suspect.request)
+    from (
+        select a.request
+        from unnest(p_asked) as a
+        join (
+            select 'tag' as way, t.tag as value, min(e.request) as request
+            from unnest(p_events) as e cross join lateral unnest(e.tags) as t (tag)
+            group by t.tag
+            union all
+            select 'agent', e.agent_name, min(e.request)
+            from unnest(p_events) as e group by e.agent_name
+            union all
+            select 'type', e.event_type, min(e.request)
+            from unnest(p_events) as e group by e.event_type
+        ) as given on given.way = a.way and given.value = a.value and given.request < a.request
+        group by a.request, a.item, a.wanted
+        having count(*) >= a.wanted
+    ) as suspect);
+end
+$$;
+
+-- Writes a run of accepted requests: their events at the positions after p_head, their tags
+-- and their keys. Only append_v2 may call it, under the lock.
+create function counterfoil.write_run(
     p_tenant_id integer,
     p_events counterfoil.new_event[],
+    p_requests counterfoil.new_request[],
+    -- where the run begins in its group: how many events are before it
+    p_events_before integer,
     p_head bigint,
-    p_created_at timestamptz
+    p_created_at timestamptz,
+    p_keyed boolean
 ) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -473,59 +578,100 @@ begin
            p_created_at, e.occurred_at, e.caused_by, e.context, e.salt, e.digest, e.principal
     from unnest(p_events) with ordinality as e (
         agent_name, event_type, payload, payload_bytes, tags, occurred_at, caused_by,
-        context, salt, digest, principal, nth);
+        context, salt, digest, principal, request, nth);
 
     insert into counterfoil.event_tags (tenant_id, tag, position)
     select p_tenant_id, t.tag, p_head + e.nth
     from unnest(p_events) with ordinality as e (
         agent_name, event_type, payload, payload_bytes, tags, occurred_at, caused_by,
-        context, salt, digest, principal, nth)
+        context, salt, digest, principal, request, nth)
     cross join lateral unnest(e.tags) as t (tag);
+
+    if p_keyed then
+        insert into counterfoil.idempotency_keys (
+            tenant_id, principal, key, content_digest, first_position, event_count, created_at)
+        select p_tenant_id, r.principal, r.key, r.content_digest,
+               p_head + r.events_to - r.events_count - p_events_before + 1, r.events_count,
+               p_created_at
+        from unnest(p_requests) as r
+        where r.key is not null;
+    end if;
 end
 $$;
 
-create function counterfoil.append_v1(
+create function counterfoil.append_v2(
     p_tenant_id integer,
     -- [{"operation", "principal", "key"?, "traceparent"?, "cause_max"?,
     --   "events": [{"agent_name", "event_type", "payload", "tags", "occurred_at"?,
     --               "caused_by"?, "context"?}],
     --   "condition": {"fail_if": query, "after"?, "incarnation"?}?}, …]
     p_requests jsonb,
-    p_lock_wait_milliseconds integer
-) returns setof counterfoil.append_result
+    p_lock_wait_milliseconds integer,
+    -- The requests that are not in `others` were stored, in their order: the first of their
+    -- events at first_position, and the next at the positions that follow, without gaps.
+    out first_position bigint,
+    out created_at text,
+    -- the book's last position when the group is done
+    out head bigint,
+    -- how far the book's last time lay ahead of the server's clock
+    out clock_ahead_seconds double precision,
+    -- whether some process may be waiting to hear of a new head
+    out has_listeners boolean,
+    -- null, or of each request that was not stored:
+    --   {"request": its place in the group, from 0,
+    --    "status": replayed, key_reused, payload_too_large, book_restored,
+    --              after_above_head, condition_failed or unknown_cause,
+    --    "head": the book's last position as this request saw it,
+    --    "first_position", "created_at": of the answer that is given again,
+    --    "detail": condition_failed: the first positions in the way;
+    --              payload_too_large: the event's index}
+    out others jsonb
+)
 language plpgsql volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_bitmapscan = off
+set enable_seqscan = off
+set jit = off
 as $$
 declare
     -- What one payload may measure as PostgreSQL writes it out (PAYLOAD_BYTES_MAX).
     c_payload_bytes_max constant integer := 262144;
     -- How many events in the way a refusal shows (CONFLICTS_MAX).
     c_conflicts_max constant integer := 20;
+    -- Whoever listens for new heads holds this advisory lock, shared (queries.sql, listen).
+    c_listeners_lock constant bigint := 7163395187;
 
-    v_requests jsonb[];
-    v_request jsonb;
-    v_condition jsonb;
-    v_events counterfoil.new_event[];   -- of all requests, in their order
-    v_counts integer[];                 -- events of each request
-    v_digests bytea[];                  -- content of each keyed request
-    v_results counterfoil.append_result[];
-    v_early bigint[];                   -- conflicts that were found before the lock
+    v_requests counterfoil.new_request[];
+    v_request counterfoil.new_request;
+    v_events counterfoil.new_event[];       -- of all requests, in their order
+    v_asked counterfoil.asked_value[];      -- of all conditions
+    v_oversized integer[];                  -- requests with a payload that is too large
+    v_suspects integer[] := '{}';           -- requests whose condition may be violated
+    v_special integer[];                    -- requests that need a look of their own
+    v_early jsonb := '{}';                  -- conflicts that were found before the lock
     v_conflicts bigint[];
-    v_seen bigint := 0;                 -- the head before the lock
-    v_head bigint;                      -- the last position given out so far
+    v_keyed boolean;                        -- a request of the group has a key
+    v_conditional boolean;                  -- or a condition
+    v_plain boolean;                        -- or nothing of the group can be refused
+    v_seed bytea := uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid());
+    v_seen bigint := 0;                     -- the head before the lock
     v_last_time timestamptz;
     v_now timestamptz;
-    v_ahead double precision;
     v_incarnation text;
-    v_after bigint;
+    v_complete boolean;
+    v_nth integer;
     v_stored record;
-    v_first integer := 1;               -- in v_events: this request's first event
-    v_pending integer := 1;             -- in v_events: the first accepted, unwritten event
-    v_oversize bigint;
+    v_status text;
+    v_detail bigint[];
+    v_answer jsonb;
+    v_before integer;                       -- events of the group before this request
+    v_run_from integer := 1;                -- the first accepted, unwritten request
+    v_run_before integer := 0;              -- events of the group before that one
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception 'append_v1 must run at READ COMMITTED: what is committed while it waits must be seen'
+        raise exception 'append_v2 must run at READ COMMITTED: what is committed while it waits must be seen'
             using errcode = 'invalid_transaction_state';
     end if;
     -- An acknowledged event is a flushed event, whatever the role or the database say.
@@ -536,67 +682,94 @@ begin
 
     ---- 1. Before the lock -----------------------------------------------------------
 
-    v_requests := array(select jsonb_array_elements(p_requests));
-
-    -- The innermost subquery draws a salt for each row; `offset 0` keeps it from being
-    -- flattened, where the salt of the digest and the salt that is stored would differ. It
-    -- leaves the request itself behind, or each event would carry all of its batch along.
+    -- Each event has a salt of its own: a digest of a seed that is kept nowhere and of the
+    -- event's place. One salt tells nothing of another, and random bytes for each would cost
+    -- as much as the rest of this statement. The innermost subquery is not flattened
+    -- (`offset 0`), so that the salt of the digest is the salt that is stored.
     select array_agg(
-        row(s.event ->> 'agent_name', s.event ->> 'event_type', s.event -> 'payload',
-            octet_length(s.payload_text),
-            array(select jsonb_array_elements_text(s.event -> 'tags')),
-            (s.event ->> 'occurred_at')::timestamptz,
-            array(select jsonb_array_elements_text(s.event -> 'caused_by')::bigint),
+        row(s.agent_name, s.event_type, s.payload, octet_length(s.payload_text),
+            coalesce(s.tags, '{}'), s.occurred_at, coalesce(s.caused_by, '{}'),
             case when s.traceparent is not null
-                 then jsonb_build_object('traceparent', s.traceparent)
-                      || coalesce(s.event -> 'context', '{}')
-                 else s.event -> 'context' end,
-            s.salt,
-            sha256(s.salt || convert_to(s.payload_text, 'UTF8')),
-            s.principal
+                 then jsonb_build_object('traceparent', s.traceparent) || coalesce(s.context, '{}')
+                 else s.context end,
+            s.salt, sha256(s.salt || convert_to(s.payload_text, 'UTF8')), s.principal,
+            s.request
         )::counterfoil.new_event
-        order by s.nth_request, s.nth_event)
-    into v_events
+        order by s.request, s.nth),
+        array_agg(s.request) filter (where octet_length(s.payload_text) > c_payload_bytes_max)
+    into v_events, v_oversized
     from (
-        select r.request -> 'traceparent' as traceparent, r.request ->> 'principal' as principal,
-               r.nth_request, e.event, e.nth_event,
-               (e.event -> 'payload')::text as payload_text,
-               uuid_send(gen_random_uuid()) as salt
-        from unnest(v_requests) with ordinality as r (request, nth_request)
-        cross join lateral jsonb_array_elements(r.request -> 'events')
-            with ordinality as e (event, nth_event)
+        select r.nth::integer as request, r.principal, r.traceparent, e.*,
+               e.payload::text as payload_text,
+               substr(sha256(v_seed || int4send(r.nth::integer) || int4send(e.nth::integer)), 1, 16) as salt
+        from rows from (jsonb_to_recordset(p_requests) as (
+            principal text, traceparent text, events jsonb)) with ordinality
+            as r (principal, traceparent, events, nth)
+        cross join lateral rows from (jsonb_to_recordset(r.events) as (
+            agent_name text, event_type text, payload jsonb, tags text[],
+            occurred_at timestamptz, caused_by bigint[], context jsonb)) with ordinality
+            as e (agent_name, event_type, payload, tags, occurred_at, caused_by, context, nth)
         offset 0
     ) as s;
 
-    select array_agg(jsonb_array_length(r.request -> 'events') order by r.nth),
-           -- What must be equal for two requests to be the same: the operation, the
-           -- events and the condition. Not what the transport adds to each try.
-           array_agg(
-               case when r.request ? 'key' then
-                   sha256(convert_to((r.request - array['principal', 'key', 'traceparent'])::text, 'UTF8'))
-               end order by r.nth)
-    into v_counts, v_digests
-    from unnest(v_requests) with ordinality as r (request, nth);
-    -- Counting on with a null would answer `stored` to a group that was not written.
-    if array_position(v_counts, null) is not null or 0 = any (v_counts) then
+    select array_agg(
+               row(r.request ->> 'principal', r.request ->> 'key',
+                   -- What must be equal for two requests to be the same: the operation, the
+                   -- events and the condition. Not what the transport adds to each try.
+                   case when r.request ? 'key' then sha256(convert_to(
+                       (r.request - array['principal', 'key', 'traceparent'])::text, 'UTF8')) end,
+                   r.events_count, r.events_to, (r.request ->> 'cause_max')::bigint,
+                   r.request -> 'condition' -> 'fail_if',
+                   case when r.request ? 'condition'
+                        then coalesce((r.request -> 'condition' ->> 'after')::bigint, 0) end,
+                   r.request -> 'condition' ->> 'incarnation'
+               )::counterfoil.new_request order by r.nth),
+           bool_or(r.request ? 'key'), bool_or(r.request ? 'condition'),
+           not bool_or(r.request ?| array['key', 'condition', 'cause_max']),
+           -- Counting on with a null would answer `stored` to a group that was not written.
+           bool_and(coalesce(r.events_count > 0, false))
+    into v_requests, v_keyed, v_conditional, v_plain, v_complete
+    from (
+        select e.request, e.nth, jsonb_array_length(e.request -> 'events') as events_count,
+               sum(jsonb_array_length(e.request -> 'events')) over (order by e.nth) as events_to
+        from jsonb_array_elements(p_requests) with ordinality as e (request, nth)
+    ) as r;
+    if v_complete is not true then
         raise exception 'every request appends at least one event'
             using errcode = 'invalid_parameter_value';
     end if;
+    v_plain := v_plain and v_oversized is null;
 
-    if p_requests @? '$[*].condition' then
+    if v_conditional then
+        select array_agg(row(r.nth, i.nth, w.way, v.value,
+                             case when w.way = 'tag' then jsonb_array_length(w.values) else 1 end,
+                             r.after)::counterfoil.asked_value)
+        into v_asked
+        from unnest(v_requests) with ordinality as r (
+            principal, key, content_digest, events_count, events_to, cause_max, fail_if,
+            after, incarnation, nth)
+        left join lateral jsonb_array_elements(r.fail_if) with ordinality as i (item, nth) on true
+        left join lateral (
+            select case when i.item -> 'tags' <> '[]' then 'tag'
+                        when i.item -> 'agents' <> '[]' then 'agent'
+                        when i.item -> 'types' <> '[]' then 'type' end as way,
+                   coalesce(nullif(i.item -> 'tags', '[]'), nullif(i.item -> 'agents', '[]'),
+                            i.item -> 'types') as values
+        ) as w on true
+        left join lateral jsonb_array_elements_text(w.values) as v (value) on true
+        where r.after is not null;
+
         select e.position into v_seen from counterfoil.events e
         where e.tenant_id = p_tenant_id order by e.position desc limit 1;
         v_seen := coalesce(v_seen, 0);
-        for i in 1 .. cardinality(v_requests) loop
-            v_condition := v_requests[i] -> 'condition';
-            v_after := coalesce((v_condition ->> 'after')::bigint, 0);
-            if v_condition is not null and v_after < v_seen then
-                v_results[i].detail := array(
-                    select counterfoil.matching_v1(
-                        p_tenant_id, v_condition -> 'fail_if', null, v_after, v_seen,
-                        c_conflicts_max, false));
-            end if;
+        v_suspects := counterfoil.may_match(p_tenant_id, v_asked, 0, v_seen);
+        foreach v_nth in array coalesce(v_suspects, '{}') loop
+            v_early := jsonb_set(v_early, array[v_nth::text], to_jsonb(array(
+                select counterfoil.matching_v1(
+                    p_tenant_id, v_requests[v_nth].fail_if, null,
+                    v_requests[v_nth].condition_after, v_seen, c_conflicts_max, false))));
         end loop;
+        v_suspects := array_cat(v_suspects, counterfoil.may_match_in_group(v_asked, v_events));
     end if;
 
     ---- 2. The lock ------------------------------------------------------------------
@@ -610,122 +783,142 @@ begin
 
     ---- 3. Under the lock ------------------------------------------------------------
 
-    select e.position, e.created_at into v_head, v_last_time from counterfoil.events e
+    select e.position, e.created_at into head, v_last_time from counterfoil.events e
     where e.tenant_id = p_tenant_id order by e.position desc limit 1;
-    v_head := coalesce(v_head, 0);
+    head := coalesce(head, 0);
+    first_position := head + 1;
     v_now := clock_timestamp();
-    v_ahead := greatest(extract(epoch from v_last_time - v_now), 0);
+    clock_ahead_seconds := greatest(extract(epoch from v_last_time - v_now), 0);
     v_now := greatest(v_last_time, v_now);
+    created_at := counterfoil.time_text(v_now);
+    -- Given back at the commit. Another book's append that holds it at this moment makes us
+    -- ring in vain, which costs little; a listener is never missed.
+    has_listeners := not pg_try_advisory_xact_lock(c_listeners_lock);
 
-    for i in 1 .. cardinality(v_requests) loop
-        v_request := v_requests[i];
-        v_condition := v_request -> 'condition';
-        v_early := coalesce(v_results[i].detail, '{}');
-        v_results[i] := row(null, null, v_counts[i], null, v_head, null, v_ahead);
+    if v_plain then
+        perform counterfoil.write_run(
+            p_tenant_id, v_events, v_requests, 0, head, v_now, false);
+        head := head + cardinality(v_events);
+        return;
+    end if;
+
+    if v_conditional and head > v_seen then
+        v_suspects := array_cat(
+            v_suspects, counterfoil.may_match(p_tenant_id, v_asked, v_seen, head));
+    end if;
+    select array_agg(r.nth order by r.nth) into v_special
+    from (
+        select r.*, count(*) over (partition by r.principal, r.key) as bearers
+        from unnest(v_requests) with ordinality as r (
+            principal, key, content_digest, events_count, events_to, cause_max, fail_if,
+            after, incarnation, nth)
+    ) as r
+    where r.nth = any (v_suspects)
+       or r.nth = any (v_oversized)
+       or r.cause_max > head
+       or r.after > head
+       or r.incarnation <> v_incarnation
+       or r.key is not null and (
+           r.bearers > 1
+           or exists (select from counterfoil.idempotency_keys k
+                      where k.tenant_id = p_tenant_id and k.principal = r.principal and k.key = r.key
+                      offset 0));
+
+    foreach v_nth in array coalesce(v_special, '{}') loop
+        v_request := v_requests[v_nth];
+        v_before := v_request.events_to - v_request.events_count;
+        v_status := null;
+        v_detail := null;
+        -- Those before it are accepted and count: they must be in the tables before these
+        -- are asked.
+        if v_run_before < v_before then
+            perform counterfoil.write_run(
+                p_tenant_id, v_events[v_run_before + 1 : v_before],
+                v_requests[v_run_from : v_nth - 1], v_run_before, head, v_now, v_keyed);
+            head := head + v_before - v_run_before;
+        end if;
+        v_run_from := v_nth;
+        v_run_before := v_before;
 
         -- The key comes before all else: a success that is asked for again must not be
         -- refused by its own event.
-        if v_request ? 'key' then
+        if v_request.key is not null then
             select k.content_digest, k.first_position, k.created_at into v_stored
             from counterfoil.idempotency_keys k
-            where k.tenant_id = p_tenant_id and k.principal = v_request ->> 'principal'
-              and k.key = v_request ->> 'key';
+            where k.tenant_id = p_tenant_id and k.principal = v_request.principal
+              and k.key = v_request.key;
             if found then
-                if v_stored.content_digest = v_digests[i] then
-                    v_results[i].status := 'replayed';
-                    v_results[i].first_position := v_stored.first_position;
-                    v_results[i].created_at := counterfoil.time_text(v_stored.created_at);
+                if v_stored.content_digest = v_request.content_digest then
+                    v_status := 'replayed';
                 else
-                    v_results[i].status := 'key_reused';
+                    v_status := 'key_reused';
                 end if;
             end if;
         end if;
 
-        if v_results[i].status is null then
-            select min(e.nth) - 1 into v_oversize
-            from unnest(v_events[v_first : v_first + v_counts[i] - 1]) with ordinality as e (
-                agent_name, event_type, payload, payload_bytes, tags, occurred_at, caused_by,
-                context, salt, digest, principal, nth)
-            where e.payload_bytes > c_payload_bytes_max;
-            if v_oversize is not null then
-                v_results[i].status := 'payload_too_large';
-                v_results[i].detail := array[v_oversize];
-            end if;
+        if v_status is null and v_nth = any (v_oversized) then
+            v_status := 'payload_too_large';
+            v_detail := array(
+                select e.nth - 1
+                from unnest(v_events[v_before + 1 : v_request.events_to]) with ordinality as e (
+                    agent_name, event_type, payload, payload_bytes, tags, occurred_at, caused_by,
+                    context, salt, digest, principal, request, nth)
+                where e.payload_bytes > c_payload_bytes_max order by e.nth limit 1);
         end if;
 
-        if v_results[i].status is null and v_condition is not null then
-            v_after := coalesce((v_condition ->> 'after')::bigint, 0);
-            if v_condition ->> 'incarnation' <> v_incarnation then
-                v_results[i].status := 'book_restored';
-            elsif v_after > v_head then
-                v_results[i].status := 'after_above_head';
+        if v_status is null and v_request.condition_after is not null then
+            if v_request.condition_incarnation <> v_incarnation then
+                v_status := 'book_restored';
+            elsif v_request.condition_after > head then
+                v_status := 'after_above_head';
             else
-                v_conflicts := v_early;
-                v_after := greatest(v_after, v_seen);
-                if v_after < v_head and cardinality(v_conflicts) < c_conflicts_max then
-                    -- The accepted requests before this one in the group count as well:
-                    -- they must be in the table before it is asked.
-                    if v_pending < v_first then
-                        perform counterfoil.write_events(
-                            p_tenant_id, v_events[v_pending : v_first - 1],
-                            v_head - (v_first - v_pending), v_now);
-                        v_pending := v_first;
-                    end if;
+                v_conflicts := array(
+                    select jsonb_array_elements_text(v_early -> v_nth::text)::bigint);
+                if cardinality(v_conflicts) < c_conflicts_max then
                     v_conflicts := v_conflicts || array(
                         select counterfoil.matching_v1(
-                            p_tenant_id, v_condition -> 'fail_if', null, v_after, v_head,
+                            p_tenant_id, v_request.fail_if, null,
+                            greatest(v_request.condition_after, v_seen), head,
                             c_conflicts_max - cardinality(v_conflicts), false));
                 end if;
                 if cardinality(v_conflicts) > 0 then
-                    v_results[i].status := 'condition_failed';
-                    v_results[i].detail := v_conflicts;
+                    v_status := 'condition_failed';
+                    v_detail := v_conflicts;
                 end if;
             end if;
         end if;
 
-        if v_results[i].status is null and (v_request ->> 'cause_max')::bigint > v_head then
-            v_results[i].status := 'unknown_cause';
+        if v_status is null and v_request.cause_max > head then
+            v_status := 'unknown_cause';
         end if;
 
-        if v_results[i].status is null then
-            v_results[i].status := 'stored';
-            v_results[i].first_position := v_head + 1;
-            v_results[i].created_at := counterfoil.time_text(v_now);
-            if v_request ? 'key' then
-                insert into counterfoil.idempotency_keys (
-                    tenant_id, principal, key, content_digest, first_position, event_count,
-                    created_at)
-                values (p_tenant_id, v_request ->> 'principal', v_request ->> 'key',
-                        v_digests[i], v_head + 1, v_counts[i], v_now);
+        if v_status is not null then
+            v_answer := jsonb_build_object(
+                'request', v_nth - 1, 'status', v_status, 'head', head, 'detail', v_detail);
+            if v_status = 'replayed' then
+                v_answer := v_answer || jsonb_build_object(
+                    'first_position', v_stored.first_position,
+                    'created_at', counterfoil.time_text(v_stored.created_at));
             end if;
-            v_head := v_head + v_counts[i];
-            v_results[i].head := v_head;
-        else
-            -- A refused request leaves a hole in v_events: what was accepted before it
-            -- is written now, and the next run begins behind it.
-            if v_pending < v_first then
-                perform counterfoil.write_events(
-                    p_tenant_id, v_events[v_pending : v_first - 1],
-                    v_head - (v_first - v_pending), v_now);
-            end if;
-            v_pending := v_first + v_counts[i];
+            others := coalesce(others, '[]') || v_answer;
+            v_run_from := v_nth + 1;
+            v_run_before := v_request.events_to;
         end if;
-        v_first := v_first + v_counts[i];
     end loop;
 
-    if v_pending < v_first then
-        perform counterfoil.write_events(
-            p_tenant_id, v_events[v_pending : v_first - 1], v_head - (v_first - v_pending), v_now);
+    if v_run_before < cardinality(v_events) then
+        perform counterfoil.write_run(
+            p_tenant_id, v_events[v_run_before + 1 :], v_requests[v_run_from :], v_run_before,
+            head, v_now, v_keyed);
+        head := head + cardinality(v_events) - v_run_before;
     end if;
-
-    return query select r.* from unnest(v_results) as r;
 end
 $$;
 
 -- Who may do what. The roles are the cluster's, not the database's, and cannot log in:
 -- an administrator grants them to the logins that the service and the eraser use.
 --
---   counterfoil_service  reads, and appends through append_v1. It holds no INSERT, no
+--   counterfoil_service  reads, and appends through append_v2. It holds no INSERT, no
 --                        UPDATE and no DELETE on anything.
 --   counterfoil_eraser   blanks the payload and the salt of an event, and can do nothing
 --                        else: it cannot even read a payload.
@@ -763,7 +956,7 @@ grant usage on schema counterfoil to counterfoil_service, counterfoil_eraser;
 grant select on counterfoil.books, counterfoil.events, counterfoil.event_tags,
     counterfoil.schema_migrations to counterfoil_service;
 grant execute on function
-    counterfoil.append_v1(integer, jsonb, integer),
+    counterfoil.append_v2(integer, jsonb, integer),
     counterfoil.matching_v1(integer, jsonb, jsonb, bigint, bigint, integer, boolean),
     counterfoil.time_text(timestamptz),
     counterfoil.event_text(counterfoil.events)
