@@ -107,6 +107,7 @@ def all_pages() -> list[Page]:
     """Every document of the repository."""
     names = [path.name for path in ROOT.glob("*.md")]
     names += [path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")]
+    names += [path.relative_to(ROOT).as_posix() for path in ROOT.glob("benchmarks/*.md")]
     return [page(name) for name in sorted(names)]
 
 
