@@ -78,7 +78,12 @@ class _Service(DescribedService):
 
     @functools.cached_property
     def _door(self) -> Surroundings:
-        routes = [route for route in self.router.routes if isinstance(route, RawRoute)]
+        routes = [
+            route
+            for router in (stream.router, events.router)
+            for route in router.routes
+            if isinstance(route, RawRoute)
+        ]
         return Surroundings(Authentication(ShortWay(super().__call__, routes), self._gate))
 
     @override

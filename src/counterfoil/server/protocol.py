@@ -42,9 +42,9 @@ class _HeadersTooLargeError(Exception):
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection, on which a request's line and headers are bounded in bytes and time.
 
-    Bytes are counted twice, since neither count sees all: what the parser hands over (a
-    request that arrives whole), and what arrives while it hands over nothing (a line
-    without end).
+    Bytes are counted twice, since neither count sees all: what the parser has handed over when
+    the headers are complete (a request that arrives whole), and what has arrived while they
+    are not (a line without end).
     """
 
     def __init__(
@@ -104,24 +104,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._header_bytes = self._arrived_bytes = 0
 
     @override
-    def on_url(self, url: bytes) -> None:
-        if self._head_is_known:
-            return
-        super().on_url(url)
-        self._count(len(url))
-
-    @override
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_is_known:
-            return
-        super().on_header(name, value)
-        self._count(len(name) + len(value) + _WHITESPACE_AND_COLON_BYTES)
-
-    @override
     def on_headers_complete(self) -> None:
         if self._head_is_known:
             return
         self._in_headers = False
+        self._header_bytes = len(self.url) + sum(
+            [len(name) + len(value) + _WHITESPACE_AND_COLON_BYTES for name, value in self.headers]
+        )
+        if self._header_bytes > limits.HEADERS_BYTES_MAX:
+            raise _HeadersTooLargeError
         super().on_headers_complete()
         # They are answered in their order.
         while self._unanswered and self._unanswered[0].response_complete:
@@ -169,16 +160,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             framing = [
                 b"%b: %b\r\n" % header for header in self.headers if header[0] in _FRAMING_HEADERS
             ]
+            known = self.url, self.headers
+            self.url, self.headers = b"", []
             self._head_is_known = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
             self._head_is_known = False
+            self.url, self.headers = known
             (offset,) = offered.args
             self._read(data[offset:])
-
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > limits.HEADERS_BYTES_MAX:
-            raise _HeadersTooLargeError
 
     def _expect_headers(self) -> None:
         if self._too_late is None:

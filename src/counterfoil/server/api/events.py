@@ -14,7 +14,6 @@ from fastapi import APIRouter
 from pydantic import TypeAdapter, ValidationError
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
-from starlette.responses import Response
 from typing_extensions import override
 
 from counterfoil.server.api import openapi
@@ -26,7 +25,7 @@ from counterfoil.server.api.requests import (
     query_parameters,
     the_log,
 )
-from counterfoil.server.api.routes import RawRoute
+from counterfoil.server.api.routes import Answer, RawRoute
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import FieldError, InputError, InvalidInput
 from counterfoil.server.log.fields import Name
@@ -70,7 +69,7 @@ router = APIRouter(route_class=RawRoute)
 
 @router.post("/agent-events", **openapi.APPEND)
 @router.post("/events", **openapi.APPEND_ALIAS)
-async def append(request: Request) -> Response:
+async def append(request: Request) -> Answer:
     """Store one event for good, if its condition holds."""
     caller = principal(request)
     judge = partial(
@@ -90,7 +89,7 @@ async def append(request: Request) -> Response:
 
 
 @router.post("/events/batch", **openapi.APPEND_BATCH)
-async def append_batch(request: Request) -> Response:
+async def append_batch(request: Request) -> Answer:
     """Store several events as one: all of them, next to each other, or none."""
     caller = principal(request)
     judge = partial(
@@ -111,7 +110,7 @@ async def append_batch(request: Request) -> Response:
 
 
 @router.get("/agent-events/{agent_name:anything}", **openapi.LATEST)  # noqa: FAST003 - read raw
-async def latest(request: Request) -> Response:
+async def latest(request: Request) -> Answer:
     """List what an agent wrote last, newest first."""
     agent_name = _judged_name(path_text(request, _AGENT_PATH, "agent_name"))
     limit, before = judge_latest_parameters(query_parameters(request))
@@ -122,7 +121,7 @@ async def latest(request: Request) -> Response:
 
 
 @router.get("/events", **openapi.LIST)
-async def list_events(request: Request) -> Response:
+async def list_events(request: Request) -> Answer:
     """Read a page of what matches the parameters."""
     asked = judge_read_parameters(query_parameters(request))
     try:
@@ -134,7 +133,7 @@ async def list_events(request: Request) -> Response:
 
 
 @router.post("/events/query", **openapi.QUERY)
-async def query_events(request: Request) -> Response:
+async def query_events(request: Request) -> Answer:
     """Read a page of what matches a query of several items."""
     _no_parameters(request)
     asked = await judged_body(request, judge_query, bytes_max=limits.QUERY_BODY_BYTES_MAX)
@@ -142,7 +141,7 @@ async def query_events(request: Request) -> Response:
 
 
 @router.get("/events/{id}", **openapi.GET)  # noqa: FAST003 - judged by the log
-async def get_event(request: Request) -> Response:
+async def get_event(request: Request) -> Answer:
     """Read one event."""
     _no_parameters(request)
     position = judge_event_id(request.path_params["id"])
@@ -162,7 +161,7 @@ def _judged_name(name: str) -> str:
         raise InvalidInput(message, [FieldError("/agent_name", message, "path")]) from None
 
 
-async def _page(request: Request, asked: ReadRequest) -> Response:
+async def _page(request: Request, asked: ReadRequest) -> Answer:
     page = await the_log(request).page(principal(request).tenant_id, asked)
     following = "null" if page.next is None else f'"{page.next}"'
     more = "true" if page.has_more else "false"
@@ -174,18 +173,20 @@ async def _page(request: Request, asked: ReadRequest) -> Response:
     )
 
 
-def _created(stored: Stored, body: str, *, location: str) -> Response:
-    headers = {"Location": location}
+def _created(stored: Stored, body: str, *, location: str) -> Answer:
+    headers = [(b"location", location.encode("ascii"))]
     if stored.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return Response(body, status_code=201, headers=headers, media_type="application/json")
+        headers.append((b"idempotent-replayed", b"true"))
+    return Answer(body, status=201, headers=headers)
 
 
-def _read(body: str, head: int, incarnation: str) -> Response:
-    return Response(
+def _read(body: str, head: int, incarnation: str) -> Answer:
+    return Answer(
         body,
-        headers={"Counterfoil-Head": str(head), "Counterfoil-Incarnation": incarnation},
-        media_type="application/json",
+        headers=[
+            (b"counterfoil-head", b"%d" % head),
+            (b"counterfoil-incarnation", incarnation.encode("ascii")),
+        ],
     )
 
 

@@ -7,7 +7,7 @@ log's own rules. What FastAPI is not told by its signatures, ``openapi.py`` desc
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -55,16 +55,51 @@ def the_log(request: Request) -> Log:
     return cast("Log", request.app.state.log)
 
 
-def header(request: Request, name: str) -> str | None:
-    """Return a header that may be sent once.
+class SentHeaders:
+    """The headers of one request, looked through once."""
 
-    Raises ``InvalidInput`` where it is repeated: two parties in between would each pick
-    one of the values, not necessarily the same.
-    """
-    values = request.headers.getlist(name)
-    if len(values) > 1:
-        raise _refused(f"/{name}", f"Send the header `{name}` once.", "header")
-    return values[0] if values else None
+    __slots__ = ("_first", "_repeated")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._first: dict[bytes, bytes] = {}
+        self._repeated: set[bytes] = set()
+        for name, value in headers:
+            if name in self._first:
+                self._repeated.add(name)
+            else:
+                self._first[name] = value
+
+    def first(self, name: bytes) -> str:
+        """Return the first header of a name, in lower case; empty where there is none."""
+        return self._first.get(name, b"").decode("latin-1")
+
+    def only(self, name: str) -> str | None:
+        """Return a header that may be sent once; None where it was not.
+
+        Raises ``InvalidInput`` where it is repeated: two parties in between would each pick
+        one of the values, not necessarily the same.
+        """
+        key = name.lower().encode("ascii")
+        value = self._first.get(key)
+        if value is None:
+            return None
+        if key in self._repeated:
+            raise _refused(f"/{name}", f"Send the header `{name}` once.", "header")
+        return value.decode("latin-1")
+
+
+def headers(request: Request) -> SentHeaders:
+    """Return the headers of a request."""
+    state = request.scope.setdefault("state", {})
+    sent = state.get("headers")
+    if sent is None:
+        sent = state["headers"] = SentHeaders(request.scope["headers"])
+    return cast("SentHeaders", sent)
+
+
+def header(request: Request, name: str) -> str | None:
+    """Return a header that may be sent once; see ``SentHeaders.only``."""
+    return headers(request).only(name)
 
 
 class BodyAllowance:
@@ -100,22 +135,26 @@ async def judged_body(
         BodyTooSlow: it did not arrive within ``limits.BODY_SECONDS_MAX``.
         Busy: this process holds as many bodies as it may.
     """
-    declared = header(request, "Content-Type")
+    sent = headers(request)
+    declared = sent.only("Content-Type")
     if declared is not None:
         _must_be_json(declared)
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if sent.first(b"content-encoding").lower() not in {"", "identity"}:
         raise UnsupportedMediaType(
             "Bodies are read as they are; send this one without `Content-Encoding`.",
             [FieldError("/Content-Encoding", "Leave it out.", "header")],
         )
-    announced = request.headers.get("content-length", "")
+    announced = sent.first(b"content-length")
     if announced.isdecimal() and int(announced) > bytes_max:
         raise _too_large(bytes_max)
     allowance = cast("BodyAllowance", request.app.state.body_allowance)
     chunks: list[bytes] = []
     size = 0
+    deadline = asyncio.get_running_loop().time() + limits.BODY_SECONDS_MAX
+    more = True
     try:
-        async for chunk in _arriving(request):
+        while more:
+            chunk, more = await _next_chunk(request, deadline)
             if size + len(chunk) > bytes_max:
                 raise _too_large(bytes_max)
             allowance.take(len(chunk))
@@ -166,24 +205,23 @@ def path_text(request: Request, prefix: str, name: str) -> str:
         raise _refused(f"/{name}", "Paths are percent-encoded UTF-8.", "path") from None
 
 
-async def _arriving(request: Request) -> AsyncIterator[bytes]:
-    deadline = asyncio.get_running_loop().time() + limits.BODY_SECONDS_MAX
-    more = True
-    while more:
-        try:
-            async with asyncio.timeout_at(deadline):
-                message = await request.receive()
-        except TimeoutError:
-            raise BodyTooSlow(
-                f"The body did not arrive within {limits.BODY_SECONDS_MAX:.0f} seconds."
-            ) from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
+async def _next_chunk(request: Request, deadline: float) -> tuple[bytes, bool]:
+    """Return what came of the body, and whether more will."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            message = await request.receive()
+    except TimeoutError:
+        raise BodyTooSlow(
+            f"The body did not arrive within {limits.BODY_SECONDS_MAX:.0f} seconds."
+        ) from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _must_be_json(declared: str) -> None:
+    if declared == _JSON:
+        return
     media_type, *parameters = (part.strip().lower() for part in declared.split(";"))
     if media_type != _JSON:
         raise _not_json()

@@ -4,8 +4,8 @@ FastAPI and Starlette lead a request through seven layers to its endpoint: nets 
 limits that we set ourselves, exit stacks that hold nothing, and a list of routes that is
 tried one after another. Together they cost an append several times what judging it costs.
 Here a request whose method and path are those of one of our calls goes to its route at
-once, and a refusal becomes its problem document. Everything else (pages of FastAPI's own,
-unknown paths, wrong methods) goes the long way.
+once, and a refusal becomes its problem document. Everything else (pages for people and for
+the platform, unknown paths, wrong methods) goes the long way.
 
 It leads to the very same routes, which FastAPI still holds and describes: a call that were
 missing here would only be slower.

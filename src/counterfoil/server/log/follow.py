@@ -78,7 +78,10 @@ class Stream:
         self._news = asyncio.Event()
 
     def offer(self, event: FedEvent, tags: frozenset[str]) -> None:
-        """Take an event from the feed, if it matches and there is room. Called by the feed."""
+        """Take an event from the feed, if it matches and there is room. Called by the feed.
+
+        Only who gets something is woken: most events concern few of the streams.
+        """
         if not self._joined or event.position <= self._offered_to:
             return
         if matches(self._filters.query, event.agent_name, event.event_type, tags):
@@ -87,10 +90,17 @@ class Stream:
                 or self._buffered_bytes + len(event.text) > limits.STREAM_BUFFER_BYTES_MAX
             ):
                 self._joined = False
+                self.wake()
                 return
             self._buffer.append((event.position, event.text))
             self._buffered_bytes += len(event.text)
+            self.wake()
         self._offered_to = event.position
+
+    def feed_moved(self) -> None:
+        """The feed stands elsewhere now: news for a stream that is behind. Called by the feed."""
+        if not self._joined:
+            self.wake()
 
     def wake(self) -> None:
         """There is news, or the end. Called by the feed."""
@@ -113,6 +123,10 @@ class Stream:
                 elif self._joined:
                     self._position = self._offered_to
                     if not await self._news_within(limits.STREAM_HEARTBEAT_SECONDS):
+                        # What went by meanwhile and did not match counts as read; what
+                        # came in at this very moment does not.
+                        if not self._buffer:
+                            self._position = self._offered_to
                         yield self._heartbeat()
                 else:
                     # Behind: what was offered while it was joined counts as read.
@@ -243,7 +257,7 @@ class _Feed:
                     stream.offer(event, tags)
             self.position = events[-1].position
             for stream in self._streams:
-                stream.wake()
+                stream.feed_moved()
 
 
 class Followers:

@@ -4,7 +4,8 @@
 -- functions that they call are STABLE and look through that same snapshot. A read always
 -- answers at least one row: the head comes even when there is nothing to show with it.
 -- `offset 0` where events are fetched by position has each looked up by its key: without
--- statistics the planner would rather read the whole book once.
+-- statistics the planner would rather read the whole book once. Around the head it has it
+-- looked up once, and not again for each row that is shown.
 
 -- name: append
 select first_position, created_at, head, clock_ahead_seconds, has_listeners, others
@@ -29,6 +30,7 @@ from (
                      order by e.position desc limit 1), 0) as head
     from counterfoil.books b
     where b.tenant_id = %(tenant_id)s::integer
+    offset 0
 ) as b
 left join lateral (
     select measured.*, count(*) over () as found,
@@ -59,6 +61,7 @@ from (
                      order by e.position desc limit 1), 0) as head
     from counterfoil.books b
     where b.tenant_id = %(tenant_id)s::integer
+    offset 0
 ) as b
 left join lateral (
     select measured.*, count(*) over () as found,
@@ -92,6 +95,7 @@ from (
                      order by e.position desc limit 1), 0) as head
     from counterfoil.books b
     where b.tenant_id = %(tenant_id)s::integer
+    offset 0
 ) as b
 left join lateral (
     select counterfoil.event_text(e) as text
