@@ -82,9 +82,20 @@ def write(path: Path, rendered: Iterable[str]) -> Path:
     return path
 
 
-def numbered_events(count: int, *, transaction: str = NUMBER) -> Iterable[dict[str, Any]]:
-    """Bodies of so many different events, whose transactions get their number when sent."""
-    for event in work.events(count=count):
+def numbered_events(
+    count: int, *, batch: int = 1, transaction: str = NUMBER
+) -> Iterable[dict[str, Any]]:
+    """Bodies of so many different events, whose transactions get their number when sent.
+
+    Args:
+        count: how many.
+        batch: how many of them go into one request. Each has a transaction of its own: the
+            request's number, and behind it the event's place in the batch.
+        transaction: the place that becomes the number.
+    """
+    digits = len(str(batch - 1))
+    for number, event in enumerate(work.events(count=count)):
+        place = f"{number % batch:0{digits}d}" if batch > 1 else ""
         body = event.body()
-        body["tags"] = [f"customer:{event.customer}", f"transaction:w_{transaction}"]
+        body["tags"] = [f"customer:{event.customer}", f"transaction:w_{transaction}{place}"]
         yield body

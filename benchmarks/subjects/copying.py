@@ -36,6 +36,7 @@ _SQL = sqlfile.load("benchmarks.subjects", "copying.sql")
 _SALT: Final = rf"\\x{'5a' * 16}"
 _DIGEST: Final = rf"\\x{'a5' * 32}"
 _TIME: Final = "2026-01-01 00:00:00+00"
+_TRANSACTION: Final = "transaction:w_"
 
 
 def insert_batches(
@@ -80,7 +81,7 @@ class BookTables:
         self._rows = [
             (
                 f"\t{event.agent_name}\t{event.event_type}\t{event.payload_text}",
-                f"\t{{customer:{event.customer},transaction:copy_",
+                f"\t{{customer:{event.customer},{_TRANSACTION}",
                 f"}}\t{_TIME}\t\\N\t{{}}\t\\N\t{_SALT}\t{_DIGEST}\tapi-key\n",
                 f"1\tcustomer:{event.customer}\t",
             )
@@ -156,9 +157,9 @@ class BookTables:
         events, tags = [], []
         for position in range(first, first + rows):
             content, tag, rest, customer = self._rows[position % len(self._rows)]
-            # A batch is about one transaction, as the batches that go over HTTP are.
-            events.append(f"1\t{position}{content}{tag}{first}{rest}")
-            tags.append(f"{customer}{position}\n1\ttransaction:copy_{first}\t{position}\n")
+            transaction = f"{position:012d}"  # as long as those that go over HTTP
+            events.append(f"1\t{position}{content}{tag}{transaction}{rest}")
+            tags.append(f"{customer}{position}\n1\t{_TRANSACTION}{transaction}\t{position}\n")
         paths = (
             self._stage.folder / f"book-{name}-events.data",
             self._stage.folder / f"book-{name}-tags.data",

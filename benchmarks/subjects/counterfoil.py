@@ -84,7 +84,7 @@ class CounterfoilSubject:
 
         Args:
             path: ``/agent-events`` or ``/events/batch``.
-            events: in one request.
+            events: in one request, each with a transaction of its own.
             condition: makes a request's condition, with its places, from its first event.
             transaction: the place that stands in the event's transaction tag.
             keyed: whether each request brings an ``Idempotency-Key`` of its own.
@@ -94,7 +94,7 @@ class CounterfoilSubject:
         if keyed:
             headers["Idempotency-Key"] = f"key-{self.database}-{requests.NUMBER}"
         host = f"{self.service.host}:{self.service.port}"
-        bodies = requests.numbered_events(templates * events, transaction=transaction)
+        bodies = requests.numbered_events(templates * events, batch=events, transaction=transaction)
 
         def rendered() -> Iterator[str]:
             while batch := list(itertools.islice(bodies, events)):

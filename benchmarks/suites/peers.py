@@ -17,7 +17,6 @@ its caller's process, UmaDB over gRPC by its own client. That is their advantage
 A product that is not installed is left out, and the suite says so.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.harness import requests
 from benchmarks.harness.model import Cell, Roles, Stage
 from benchmarks.subjects import counterfoil, eventsourcing, message_db, pgmq, umadb
 
@@ -144,35 +142,26 @@ def _open_counterfoil(stage: Stage, opened: ExitStack, subjects: set[str]) -> Op
     def drive(seconds: float, load: Load) -> Mapping[str, float]:
         kind = (load.events, load.conditional)
         if kind not in files:
-            files[kind] = _write_requests(stage, subject, *kind)
+            files[kind] = _write_requests(subject, load.events, conditional=load.conditional)
         return subject.closed_loop(files[kind], seconds, connections=CLIENTS, events=load.events)
 
     return {OURS: (drive, subject.roles)}
 
 
 def _write_requests(
-    stage: Stage, subject: counterfoil.CounterfoilSubject, events: int, conditional: bool
+    subject: counterfoil.CounterfoilSubject, events: int, *, conditional: bool
 ) -> Path:
-    """Render requests whose events have a transaction each, as those of the other subjects."""
-    service = subject.service
-    numbered = iter(requests.numbered_events(max(TEMPLATES, 20 * events)))
+    return subject.write_requests(
+        path="/agent-events" if events == 1 else "/events/batch",
+        events=events,
+        condition=_first_is_new if conditional else None,
+        templates=max(TEMPLATES // events, 20),
+    )
 
-    def rendered() -> Iterator[str]:
-        while batch := list(itertools.islice(numbered, events)):
-            for index, event in enumerate(batch):
-                event["tags"][1] += f"{index:02d}"
-            body: dict[str, Any] = batch[0] if events == 1 else {"events": batch}
-            if conditional:
-                body["condition"] = {"fail_if": [{"tags": [batch[0]["tags"][1]]}]}
-            yield requests.render(
-                "/agent-events" if events == 1 else "/events/batch",
-                body,
-                host=f"{service.host}:{service.port}",
-                headers=service.headers,
-            )
 
-    name = f"peers-{events}-{'conditional' if conditional else 'unconditional'}.requests"
-    return requests.write(stage.folder / name, rendered())
+def _first_is_new(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nothing with this event's transaction may be there: as the others are asked."""
+    return {"fail_if": [{"tags": [event["tags"][1]]}]}
 
 
 def _open_message_db(stage: Stage, opened: ExitStack, subjects: set[str]) -> Opened:

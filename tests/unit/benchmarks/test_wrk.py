@@ -118,3 +118,15 @@ def test_length_of_a_rendered_request_is_right_whatever_its_numbers() -> None:
         sent = json.loads(body)
         assert sent["condition"]["after"] == head
         assert sent["tags"] == [f"transaction:w_{number:09d}", "card:000000007"]
+
+
+def test_every_event_of_a_batch_has_a_transaction_of_its_own() -> None:
+    bodies = list(requests.numbered_events(200, batch=100))
+    sent = [
+        requests.fill(body["tags"][1], number=number)
+        for number in (1, 2)
+        for body in bodies[100 * (number - 1) : 100 * number]
+    ]
+    assert len({*sent}) == 200
+    assert {len(tag) for tag in sent} == {len(sent[0])}
+    assert sent[-1] == b"transaction:w_00000000299"
