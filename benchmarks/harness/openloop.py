@@ -213,7 +213,9 @@ class _Generator:
         self._request = request
         self._connections = connections
         self._status = status
-        self._free: list[_Connection] = []
+        # The one that has waited longest goes first: a service closes a kept-alive connection
+        # that sends nothing for too long, and at a low rate the last ones would never send.
+        self._free: deque[_Connection] = deque()
         self._schedule = Schedule(start=0, rate=1, warm_up=0, count=0, clock=time.monotonic)
         self._failure: str | None = None
         self._over = asyncio.Event()
@@ -257,7 +259,7 @@ class _Generator:
             await asyncio.sleep(max(GRAIN_SECONDS, due - time.monotonic()))
             self._schedule.release()
             while self._free and (number := self._schedule.take()) is not None:
-                self._free.pop().send(number, self._request(number))
+                self._free.popleft().send(number, self._request(number))
 
     def _on_answer(self, connection: _Connection, number: int) -> None:
         self._schedule.answered(number)

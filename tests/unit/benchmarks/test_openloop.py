@@ -124,12 +124,14 @@ def server(answer: Answer) -> Iterator[int]:
         loop.close()
 
 
-def drive(port: int, *, rate: float, seconds: float) -> openloop.OpenLoopResult:
+def drive(
+    port: int, *, rate: float, seconds: float, connections: int = 1
+) -> openloop.OpenLoopResult:
     return openloop.run(
         "127.0.0.1",
         port,
         lambda _: REQUEST,
-        connections=1,
+        connections=connections,
         rate=rate,
         seconds=seconds,
         warm_up_seconds=0,
@@ -177,3 +179,17 @@ def test_closed_connection_is_no_result() -> None:
 
     with server(answer) as port, pytest.raises(BenchmarkError, match="closed"):
         drive(port, rate=100, seconds=0.05)
+
+
+def test_connections_take_turns() -> None:
+    """At a rate that one could carry, all are used: a service closes those that are silent."""
+    used: list[asyncio.StreamWriter] = []
+
+    def answer(writer: asyncio.StreamWriter, _: int) -> None:
+        used.append(writer)
+        writer.write(STORED)
+
+    with server(answer) as port:
+        drive(port, rate=50, seconds=0.16, connections=4)
+    assert len({*used[:4]}) == 4
+    assert len({*used[4:]}) == 4
