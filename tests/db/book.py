@@ -11,7 +11,7 @@ from counterfoil.server.core import limits
 Request = dict[str, Any]
 
 APPEND: Final = """
-    select first_position, created_at, clock_ahead_seconds, others
+    select first_position, created_at, head, clock_ahead_seconds, others
     from counterfoil.append_v2(%s, %s::jsonb, %s)
 """
 
@@ -75,35 +75,33 @@ def fail_if(*items: Mapping[str, Any], after: int | None = None, **more: Any) ->
 def append(
     connection: psycopg.Connection, *requests: Request | str, tenant_id: int = 1
 ) -> list[Answer]:
-    """Append one group. A request that is text is taken as it is: JSON with its numbers."""
+    """Append one group. A request that is text is taken as it is: JSON with its numbers.
+
+    The requests that were stored are not answered one by one: they follow one another, up to
+    the head of the group.
+    """
     texts = [asked if isinstance(asked, str) else json.dumps(asked) for asked in requests]
     parameters = [tenant_id, f"[{','.join(texts)}]", limits.LOCK_WAIT_MILLISECONDS_MAX]
     row = connection.execute(APPEND, parameters).fetchone()
     assert row is not None
-    position, created_at, clock_ahead, others = cast("tuple[int, str, float, list[Any]]", row)
-    refused = {other["request"]: other for other in others or []}
+    position, created_at, head, ahead, others = cast("tuple[int, str, int, float, list[Any]]", row)
+    other_of = {other["request"]: other for other in others or []}
+    assert [*other_of] == sorted(other_of), "the others are in their order"
     answers = []
     for nth, text in enumerate(texts):
         count = len(json.loads(text)["events"])
-        if (other := refused.get(nth)) is not None:
+        if (other := other_of.get(nth)) is not None:
+            first, given_at = other.get("first_position"), other.get("created_at")
             answers.append(
                 Answer(
-                    other["status"],
-                    other.get("first_position"),
-                    count,
-                    other.get("created_at"),
-                    other["head"],
-                    other["detail"],
-                    clock_ahead,
+                    other["status"], first, count, given_at, other["head"], other["detail"], ahead
                 )
             )
         else:
-            position += count
-            answers.append(
-                Answer(
-                    "stored", position - count, count, created_at, position - 1, None, clock_ahead
-                )
-            )
+            last = position + count - 1
+            answers.append(Answer("stored", position, count, created_at, last, None, ahead))
+            position = last + 1
+    assert position == head + 1, "the head is the last position that was given"
     return answers
 
 

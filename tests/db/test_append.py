@@ -11,7 +11,6 @@ import pytest
 
 from counterfoil.server.core import limits
 from tests.db.book import (
-    Answer,
     append,
     append_one,
     event,
@@ -456,13 +455,17 @@ def test_request_without_events_is_an_error_of_its_group(
     assert stored_types(service) == []
 
 
+def test_group_without_requests_is_an_error(service: psycopg.Connection) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="at least one"):
+        append(service)
+
+
 def test_unknown_tenant_is_an_error_and_not_a_book(service: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.NoDataFound):
         append_one(service, tenant_id=2)
 
 
 def test_answers_are_as_many_as_the_requests(service: psycopg.Connection) -> None:
-    assert append(service) == []
     answers = append(service, *[request() for _ in range(limits.GROUP_REQUESTS_MAX)])
     assert [answer.first_position for answer in answers] == list(range(1, len(answers) + 1))
-    assert all(isinstance(answer, Answer) for answer in answers)
+    assert len(answers) == len(stored_types(service)) == limits.GROUP_REQUESTS_MAX

@@ -1,5 +1,6 @@
 """A group behaves as if its requests were run one after another; they share a commit."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -221,7 +222,7 @@ def test_wait_for_the_lock_is_bounded(database: Database, service: psycopg.Conne
         held_book(database),
         pytest.raises(psycopg.errors.LockNotAvailable),
     ):
-        service.execute("select counterfoil.append_v2(1, %s::jsonb, 10)", ["[]"])
+        service.execute("select counterfoil.append_v2(1, %s::jsonb, 10)", [json.dumps([request()])])
 
 
 def test_books_do_not_wait_for_each_other(

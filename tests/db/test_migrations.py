@@ -12,6 +12,7 @@ import pytest
 
 from counterfoil.server.db import embedded, migrations
 from counterfoil.server.db.migrations import MigrationError, migrate, pending
+from tests.db.book import append_one
 from tests.db.scratch import empty_database, login
 from tests.support.cluster import Cluster, Database
 from tests.support.waiting import WAIT_SECONDS_MAX, wait_for
@@ -153,7 +154,7 @@ def test_login_with_what_that_message_asks_for_can_migrate(
         assert migrate(migrator.url) == NAMES
         with psycopg.connect(migrator.url, autocommit=True) as connection:
             connection.execute("set role counterfoil_service")
-            connection.execute("select from counterfoil.append_v2(1, '[]', 1000)")
+            assert append_one(connection).status == "stored"
 
 
 def test_migration_that_waits_for_too_long_changes_nothing(

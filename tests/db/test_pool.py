@@ -67,7 +67,7 @@ async def test_owner_lays_down_the_rights_to_change(database: Database) -> None:
             pool, "has_table_privilege('counterfoil.events', 'insert, update, delete, truncate')"
         )
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await value(pool, "counterfoil.write_events(1, '{}', 0, now())")
+            await value(pool, "counterfoil.write_run(1, '{}', '{}', 0, 0, now(), false)")
 
 
 @pytest.mark.promise("P6")

@@ -35,19 +35,19 @@ async def test_a_flag_that_is_uncommitted_while_the_approver_reads_refuses_it(
     append waits for the lock. The flag commits. The approver must see it now.
     """
     async with book.session() as flagger:
-        (flagged,) = await flagger.append(append_request(flag(tx)))
+        flagged = await flagger.store(append_request(flag(tx)))
         seen = await one.read(tag=f"transaction:{tx}")
         assert seen.ids == []
-        assert seen.head == flagged.first_position - 1
+        assert seen.head == flagged - 1
         approving = start(one.append(approval(tx, after=seen.head)))
         ((_, application_name, blocked_by),) = await book.waiting(1)
         assert (application_name, blocked_by) == ("counterfoil appends", [flagger.pid])
         await flagger.commit()
         refusal = problem(await approving, 409, "condition-failed")
-    assert [conflict["id"] for conflict in refusal["conflicts"]] == [flagged.first_position]
-    assert refusal["conflicts"][0] == await one.get(flagged.first_position)
-    assert refusal["head"] == flagged.first_position
-    assert await book.head() == flagged.first_position
+    assert [conflict["id"] for conflict in refusal["conflicts"]] == [flagged]
+    assert refusal["conflicts"][0] == await one.get(flagged)
+    assert refusal["head"] == flagged
+    assert await book.head() == flagged
 
 
 async def test_a_flag_that_is_rolled_back_refuses_nobody(
@@ -55,10 +55,10 @@ async def test_a_flag_that_is_rolled_back_refuses_nobody(
 ) -> None:
     """The same, but the flag never happens: its position is given to the approval."""
     async with book.session() as flagger:
-        (flagged,) = await flagger.append(append_request(flag(tx)))
-        approving = start(one.append(approval(tx, after=flagged.first_position - 1)))
+        flagged = await flagger.store(append_request(flag(tx)))
+        approving = start(one.append(approval(tx, after=flagged - 1)))
         await book.waiting(1)
-    assert stored(await approving) == flagged.first_position
+    assert stored(await approving) == flagged
 
 
 async def test_conflicts_from_before_and_during_the_wait_are_both_shown(
@@ -68,12 +68,12 @@ async def test_conflicts_from_before_and_during_the_wait_are_both_shown(
     after = await book.head()
     early = stored(await one.append(flag(tx)))
     async with book.session() as flagger:
-        (late,) = await flagger.append(append_request(flag(tx)))
+        late = await flagger.store(append_request(flag(tx)))
         approving = start(one.append(approval(tx, after=after)))
         await book.waiting(1)
         await flagger.commit()
         refusal = problem(await approving, 409, "condition-failed")
-    assert [conflict["id"] for conflict in refusal["conflicts"]] == [early, late.first_position]
+    assert [conflict["id"] for conflict in refusal["conflicts"]] == [early, late]
 
 
 async def test_a_flag_before_a_conditional_approval_in_another_process_refuses_it(
@@ -123,20 +123,20 @@ async def test_no_second_writer_overtakes_a_first_and_no_approver_steps_between(
     flag is open, nothing above it can be seen, and ``after`` cannot lie above it.
     """
     async with book.session() as flagger:
-        (flagged,) = await flagger.append(append_request(flag(tx)))
+        flagged = await flagger.store(append_request(flag(tx)))
         noting = start(one.append(note(second=True)))
         (second,) = await book.waiting(1)
         assert second.blocked_by == [flagger.pid]
         seen = await other.read(tag=f"transaction:{tx}")
-        assert seen.head == flagged.first_position - 1
+        assert seen.head == flagged - 1
         approving = start(other.append(approval(tx, after=seen.head)))
         await book.waiting(2)
         await flagger.commit()
-        assert stored(await noting) == flagged.first_position + 1
+        assert stored(await noting) == flagged + 1
         problem(await approving, 409, "condition-failed")
     again = await other.read(tag=f"transaction:{tx}")
-    assert again.ids == [flagged.first_position]
-    assert again.head == flagged.first_position + 1
+    assert again.ids == [flagged]
+    assert again.head == flagged + 1
     # Whoever has seen the flag may decide all the same.
     assert stored(await other.append(approval(tx, after=again.head))) == again.head + 1
 
@@ -147,15 +147,15 @@ async def test_positions_are_the_order_of_commits(
 ) -> None:
     """Three plain writers, one a session that commits late: each waits for the one before."""
     async with book.session() as first:
-        (opening,) = await first.append(append_request(note(nth=1)))
+        opening = await first.store(append_request(note(nth=1)))
         second = start(one.append(note(nth=2)))
         await book.waiting(1)
         third = start(other.append(note(nth=3)))
         await book.waiting(2)
-        assert await book.head() == opening.first_position - 1
+        assert await book.head() == opening - 1
         await first.commit()
-        assert stored(await second) == opening.first_position + 1
-        assert stored(await third) == opening.first_position + 2
+        assert stored(await second) == opening + 1
+        assert stored(await third) == opening + 2
 
 
 async def test_what_is_committed_during_the_wait_for_the_lock_is_seen(
@@ -167,8 +167,8 @@ async def test_what_is_committed_during_the_wait_for_the_lock_is_seen(
     between the interleaving and what is proved.
     """
     async with book.session() as flagger, book.session() as approver:
-        (flagged,) = await flagger.append(append_request(flag(tx)))
-        head = flagged.first_position - 1
+        flagged = await flagger.store(append_request(flag(tx)))
+        head = flagged - 1
         approving = start(approver.append(append_request(approval(tx, after=head))))
         (waiting,) = await book.waiting(1)
         assert (waiting.pid, waiting.blocked_by) == (approver.pid, [flagger.pid])
@@ -176,8 +176,8 @@ async def test_what_is_committed_during_the_wait_for_the_lock_is_seen(
         (refused,) = await approving
         await approver.commit()
     assert refused.status == "condition_failed"
-    assert refused.detail == [flagged.first_position]
-    assert refused.head == flagged.first_position
+    assert refused.detail == [flagged]
+    assert refused.head == flagged
 
 
 async def test_without_after_nothing_that_matches_may_exist_at_all(
@@ -221,10 +221,10 @@ async def test_a_batch_is_conditional_as_a_whole(
 ) -> None:
     """The flag that appears during the wait refuses every event of the batch."""
     async with book.session() as flagger:
-        (flagged,) = await flagger.append(append_request(flag(tx)))
-        condition = unless_flagged(tx, after=flagged.first_position - 1)
+        flagged = await flagger.store(append_request(flag(tx)))
+        condition = unless_flagged(tx, after=flagged - 1)
         batching = start(one.batch([note(nth=nth) for nth in range(3)], condition=condition))
         await book.waiting(1)
         await flagger.commit()
         problem(await batching, 409, "condition-failed")
-    assert await book.head() == flagged.first_position
+    assert await book.head() == flagged

@@ -67,16 +67,16 @@ async def test_a_stream_that_the_feed_has_overtaken_does_not_join_it(
         await book.waiting(1)
         following = start(told(aiter(stream), 2))
         await book.waiting(2)
-        (flagged,) = await flagger.append(append_request(flag(tx)))
+        flagged = await flagger.store(append_request(flag(tx)))
         await flagger.commit()
         await keeping
 
         async def fed() -> bool:
-            return stream._feed.position >= flagged.first_position
+            return stream._feed.position >= flagged
 
         await eventually(fed, "the feed to pass the flag")
         await keeper.commit()
-        assert await following == [opening, flagged.first_position]
+        assert await following == [opening, flagged]
 
 
 async def test_a_stream_that_is_ahead_of_the_feed_is_told_nothing_twice(
@@ -96,18 +96,18 @@ async def test_a_stream_that_is_ahead_of_the_feed_is_told_nothing_twice(
             stream = await log.follow(1, ReadRequest(), after=None, incarnation=None)
             items = aiter(stream)
             await anext(items)
-            (written,) = await silent.append(append_request(note(silent=True)))
+            written = await silent.store(append_request(note(silent=True)))
             await silent.commit()
-            assert await told(items, 1) == [written.first_position]
+            assert await told(items, 1) == [written]
             following = start(told(items, 1))
             await joined(stream)
-            if feed.position < written.first_position:
+            if feed.position < written:
                 break
             following.cancel()
             await asyncio.wait([following])
 
     async def caught_up() -> bool:
-        return feed.position >= written.first_position
+        return feed.position >= written
 
     await eventually(caught_up, "the feed to offer what the stream has read")
     last = await log.append(1, append_request(note(silent=False)))

@@ -40,10 +40,10 @@ async def test_no_head_covers_a_flag_that_was_committed_during_the_read(
         reading = start(one.read(tag=f"transaction:{tx}", order=order))
         ((_, application_name, blocked_by),) = await book.waiting(1)
         assert (application_name, blocked_by) == ("counterfoil reads", [flagger.pid])
-        (flagged,) = await flagger.append(append_request(flag(tx)))
+        flagged = await flagger.store(append_request(flag(tx)))
         await flagger.commit()
         seen = await reading
-    assert flagged.first_position == opening + 1
+    assert flagged == opening + 1
     assert (seen.ids, seen.head) == ([opening], opening)
     # And so the decision on it falls.
     problem(await other.append(approval(tx, after=seen.head)), 409, "condition-failed")
@@ -73,8 +73,7 @@ async def test_an_uncommitted_event_is_in_no_read_and_under_no_head(
 ) -> None:
     """Reads wait for no writer: they show the book as it is without him."""
     async with book.session() as writer:
-        (written,) = await writer.append(append_request(flag(tx)))
-        hidden = written.first_position
+        hidden = await writer.store(append_request(flag(tx)))
         assert (await one.read(tag=f"transaction:{tx}")).head == hidden - 1
         assert (await one.read(order="desc", limit=1)).ids == [hidden - 1]
         latest = await one.client.get("/agent-events/fraud_agent")

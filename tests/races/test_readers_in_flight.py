@@ -168,10 +168,10 @@ async def test_a_stream_that_is_stopped_in_the_middle_of_its_read_misses_no_flag
             following = start(stream.events(2))
             ((_, application_name, _),) = await book.waiting(1)
             assert application_name == "counterfoil reads"
-            (flagged,) = await flagger.append(append_request(flag(tx)))
+            flagged = await flagger.store(append_request(flag(tx)))
             await flagger.commit()
             told = await following
-    assert [message.position for message in told] == [opening, flagged.first_position]
+    assert [message.position for message in told] == [opening, flagged]
 
 
 async def test_a_broken_stream_goes_on_at_the_other_process_where_it_was(

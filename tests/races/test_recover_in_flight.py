@@ -54,8 +54,7 @@ async def test_recover_waits_for_an_append_and_an_append_for_recover(
     """An append is open; recover waits for it; a second append waits behind recover, and
     finds the new incarnation when it comes to the lock, although it began under the old."""
     async with book.session() as session:
-        (first,) = await session.append(append_request(conditional(tx, before)))
-        assert first.status == "stored"
+        first = await session.store(append_request(conditional(tx, before)))
         recovering = start(recovered(book))
         ((_, application_name, blocked_by),) = await book.waiting(1)
         assert (application_name, blocked_by) == ("counterfoil recover", [session.pid])
@@ -66,9 +65,9 @@ async def test_recover_waits_for_an_append_and_an_append_for_recover(
         incarnation = await recovering
         problem(await refused, 409, "book-restored")
         written = stored(await plain)
-    assert written == first.first_position + 1
+    assert written == first + 1
     seen = await other.read(tag=f"transaction:{tx}")
-    assert (seen.incarnation, seen.ids[-2:]) == (incarnation, [first.first_position, written])
+    assert (seen.incarnation, seen.ids[-2:]) == (incarnation, [first, written])
     assert incarnation != before["incarnation"]
 
 

@@ -19,7 +19,7 @@ opened as soon as everybody has arrived.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, LiteralString, NamedTuple, cast
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -28,7 +28,7 @@ from counterfoil.server.core import limits
 from counterfoil.server.db.pool import SERVICE_ROLE
 from counterfoil.server.log import store
 from counterfoil.server.log.model import AppendRequest
-from counterfoil.server.log.store import AppendResult
+from counterfoil.server.log.store import AppendResult, GroupResult
 from tests.support.waiting import ARRIVAL_SECONDS_MAX, WAIT_SECONDS_MAX, eventually
 
 DEFAULT_TENANT = 1
@@ -71,6 +71,25 @@ class Session(Gate):
         tenant_id: int = DEFAULT_TENANT,
         lock_wait_milliseconds: int = limits.LOCK_WAIT_MILLISECONDS_MAX,
     ) -> list[AppendResult]:
+        """Run these requests as one group, and return their answers."""
+        group = await self.append_group(
+            *requests, tenant_id=tenant_id, lock_wait_milliseconds=lock_wait_milliseconds
+        )
+        return group.requests
+
+    async def store(self, request: AppendRequest) -> int:
+        """Append one request, which must not be refused; the position of its first event."""
+        (result,) = await self.append(request)
+        assert result.status == "stored", result
+        assert result.first_position is not None
+        return result.first_position
+
+    async def append_group(
+        self,
+        *requests: AppendRequest,
+        tenant_id: int = DEFAULT_TENANT,
+        lock_wait_milliseconds: int = limits.LOCK_WAIT_MILLISECONDS_MAX,
+    ) -> GroupResult:
         """Run these requests as one group."""
         documents = b"[" + b",".join(request.document for request in requests) + b"]"
         cursor = await self._connection.execute(
@@ -81,7 +100,11 @@ class Session(Gate):
                 "lock_wait_milliseconds": lock_wait_milliseconds,
             },
         )
-        return [AppendResult(*cast("Any", row)) for row in await cursor.fetchall()]
+        answered = cursor.pgresult
+        assert answered is not None
+        values = [answered.get_value(0, column) for column in range(answered.nfields)]
+        row = tuple(None if value is None else value.decode() for value in values)
+        return store._group_result(row, [request.event_count for request in requests])
 
     async def execute(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement in this session's transaction."""
