@@ -23,20 +23,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Final
 
 from benchmarks.harness import cpu, records, wrk
 from benchmarks.harness.cluster import SETTINGS, BenchmarkCluster, file_system, running_cluster
-from benchmarks.harness.model import BenchmarkError, Suite
+from benchmarks.harness.model import BenchmarkError, Effort, Suite
 from benchmarks.harness.records import CellRecord, Results, RunFile, RunRecord, SuiteRecord
-from benchmarks.harness.rounds import Progress, Turn, run_rounds
+from benchmarks.harness.rounds import Progress, Turn, planned_seconds, run_rounds
 from benchmarks.report import write
 from benchmarks.report.goals import goals_table
 from benchmarks.report.series import Measured
 from benchmarks.suites import all_suites
-
-SECONDS: Final = 4.0
-QUICK_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +143,8 @@ def _measure(suites: Sequence[Suite], options: argparse.Namespace) -> int:
     options.results.mkdir(parents=True, exist_ok=True)
     file = RunFile(options.results / f"{run}-{mode}.jsonl")
     begun = time.monotonic()
+    if mode != "only":
+        say(f"This takes about {planned_seconds(chosen, quick=options.quick) / 60:.0f} minutes.")
     with _scratch(options.folder) as folder, running_cluster(folder) as cluster:
         file.write(
             RunRecord(
@@ -183,12 +181,20 @@ def _run_suite(
     """Run one suite and write its verdict; returns whether its figures count."""
     begun = time.monotonic()
     count = sum(stage.wants(cell) for cell in suite.cell_ids(quick=stage.quick))
-    rounds = options.rounds or suite.rounds(quick=stage.quick)
-    say(f"{suite.title}: {count} cells, {rounds} rounds")
+    say(f"{suite.title}: {count} cells")
+
+    def effort(cell: str) -> Effort:
+        usual = suite.effort(cell, quick=stage.quick)
+        return Effort(
+            rounds=options.rounds or usual.rounds,
+            seconds=options.seconds or usual.seconds,
+            around_seconds=usual.around_seconds,
+        )
+
     reason: str | None = None
     try:
         with suite.open(stage) as cells:
-            progress = Progress(len(cells) * rounds)
+            progress = Progress(sum(effort(cell.id).rounds for cell in cells))
 
             def show(turn: Turn, record: CellRecord) -> None:
                 say(f"{progress.step(repeated=turn.repeated)}  {_one_line(turn, record)}")
@@ -197,8 +203,7 @@ def _run_suite(
                 run=run,
                 suite=suite.name,
                 cells=cells,
-                rounds=rounds,
-                seconds=options.seconds or (QUICK_SECONDS if stage.quick else SECONDS),
+                effort=effort,
                 cores=len(os.sched_getaffinity(0)),
                 before_each=stage.cluster.checkpoint,
                 keep=file.write,

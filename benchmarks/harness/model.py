@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 Roles = Mapping[str, Sequence[int]]
 """Root process ids by role: ``postgresql``, ``service``, ``peer``. Each stands for itself and
@@ -35,13 +35,42 @@ class Cell:
         run: drives the load for about so many seconds, after a warm-up of its own, and
             returns figures by name. Raises ``BenchmarkError`` where they would be worth nothing.
         roles: whose CPU time is counted under which role; asked before each run.
-        seconds: how long one run takes when it is not the suite's choice; None: the runner's.
     """
 
     id: str
     run: Callable[[float], Mapping[str, float]]
     roles: Callable[[], Roles] = field(default=dict)
-    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How often a cell is run, and how long.
+
+    Attributes:
+        rounds: in how many rounds; the first ones.
+        seconds: what one run is asked to take.
+        around_seconds: what it takes beyond that, about: its warm-up, the start of a load
+            generator, the checkpoint before it. Only the plan is made from it.
+    """
+
+    rounds: int
+    seconds: float
+    around_seconds: float = 1.5
+
+    @property
+    def total_seconds(self) -> float:
+        """All its runs, about."""
+        return self.rounds * (self.seconds + self.around_seconds)
+
+
+GOAL: Final = Effort(rounds=5, seconds=4.0)
+"""Of a cell that a goal rests on."""
+
+GRID: Final = Effort(rounds=3, seconds=3.0)
+"""Of the cells around those, which show how it goes on."""
+
+QUICK: Final = Effort(rounds=2, seconds=2.0)
+"""In the short run."""
 
 
 class Cluster(Protocol):
@@ -125,8 +154,12 @@ class Suite(Protocol):
         """The ids of all cells, without opening anything."""
         ...
 
-    def rounds(self, *, quick: bool) -> int:
-        """How many rounds are taken."""
+    def effort(self, cell_id: str, *, quick: bool) -> Effort:
+        """How often and how long one of these cells is run."""
+        ...
+
+    def opening_seconds(self, *, quick: bool) -> float:
+        """What opening, filling, closing and checking take beside the runs, about."""
         ...
 
     def open(self, stage: Stage) -> AbstractContextManager[Sequence[Cell]]:

@@ -7,13 +7,13 @@ the end of its round; both records are kept.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from benchmarks.harness import cpu
-from benchmarks.harness.model import Cell
+from benchmarks.harness.model import Cell, Effort, Suite
 from benchmarks.harness.records import CellRecord
 
 OTHERS_SHARE_MAX: Final = 0.03
@@ -26,6 +26,19 @@ STEAL_SHARE_MAX: Final = 0.02
 LAG_MILLISECONDS_MAX: Final = 10.0
 """How late (p99) the open-loop generator may be by its own fault. Its timers have a grain of
 1 ms, and on a busy machine it waits for a processor like everybody else."""
+
+
+WHOLE_SECONDS_MAX: Final = 3_600.0
+"""What the whole run may take."""
+
+QUICK_SECONDS_MAX: Final = 300.0
+"""What the short run may take."""
+
+REPEATED_SHARE: Final = 0.04
+"""How many of the runs are made again on a machine that is left alone, about."""
+
+STARTING_SECONDS: Final = 5.0
+"""Until the server runs, and until it is put away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +85,7 @@ def run_rounds(
     run: str,
     suite: str,
     cells: Sequence[Cell],
-    rounds: int,
-    seconds: float,
+    effort: Callable[[str], Effort],
     cores: int,
     before_each: Callable[[], None],
     keep: Callable[[CellRecord], None],
@@ -85,8 +97,7 @@ def run_rounds(
         run: the id of the run.
         suite: the name of the suite.
         cells: what is run.
-        rounds: how often.
-        seconds: how long one run is, unless a cell says otherwise.
+        effort: how often and how long, by a cell's id.
         cores: of this machine, as far as we may use it.
         before_each: brings the server to rest; outside of what is measured.
         keep: takes each record as soon as it is there.
@@ -95,12 +106,15 @@ def run_rounds(
     Raises:
         BenchmarkError: as a cell does; what was kept until then stays.
     """
-    for number in range(1, rounds + 1):
-        turns = [Turn(number, cell) for cell in order(cells, number)]
+    efforts = {cell.id: effort(cell.id) for cell in cells}
+    for number in range(1, max((each.rounds for each in efforts.values()), default=0) + 1):
+        still = [cell for cell in cells if efforts[cell.id].rounds >= number]
+        turns = [Turn(number, cell) for cell in order(still, number)]
         again: list[Turn] = []
         while turns or again:
             turn = turns.pop(0) if turns else again.pop(0)
             before_each()
+            seconds = efforts[turn.cell.id].seconds
             record = _take(turn, run=run, suite=suite, seconds=seconds, cores=cores)
             keep(record)
             show(turn, record)
@@ -113,7 +127,7 @@ def _take(turn: Turn, *, run: str, suite: str, seconds: float, cores: int) -> Ce
     roles = cell.roles()
     at = datetime.now(UTC)
     before = cpu.snapshot(roles)
-    figures = cell.run(seconds if cell.seconds is None else cell.seconds)
+    figures = cell.run(seconds)
     used = cpu.usage(before, cpu.snapshot(roles))
     return CellRecord(
         run=run,
@@ -127,6 +141,17 @@ def _take(turn: Turn, *, run: str, suite: str, seconds: float, cores: int) -> Ce
         disturbed=disturbance(used, figures, cores),
         repeated=turn.repeated,
     )
+
+
+def planned_seconds(suites: Iterable[Suite], *, quick: bool) -> float:
+    """How long a run of these suites takes with all their cells, about."""
+    total = STARTING_SECONDS
+    for suite in suites:
+        cells = suite.cell_ids(quick=quick)
+        if cells:
+            runs = sum(suite.effort(cell, quick=quick).total_seconds for cell in cells)
+            total += suite.opening_seconds(quick=quick) + runs * (1 + REPEATED_SHARE)
+    return total
 
 
 class Progress:

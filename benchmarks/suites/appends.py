@@ -12,7 +12,7 @@ from functools import partial
 from statistics import median
 from typing import Final
 
-from benchmarks.harness.model import Cell, Stage
+from benchmarks.harness.model import GOAL, GRID, QUICK, Cell, Effort, Stage
 from benchmarks.subjects import counterfoil, plain_postgresql, tutorial
 
 CONNECTIONS: Final = (1, 16, 64, 256)
@@ -61,7 +61,8 @@ def loads(*, quick: bool) -> list[Load]:
     ours_all = [counterfoil_with(workers) for workers in WORKERS]
     found = [Load(PLAIN, n, subject) for n in CONNECTIONS for subject in (*ours_all, PGBENCH)]
     found += [Load(PLAIN, n, TUTORIAL) for n in TUTORIAL_CONNECTIONS]
-    found += [Load(KEYED, n, subject) for n in CONNECTIONS for subject in ours_all]
+    found += [Load(KEYED, n, ours_all[-1]) for n in CONNECTIONS]
+    found += [Load(KEYED, 64, ours_all[0])]
     found += [Load(OPEN_LOOP, n, subject) for n in OPEN_LOOP_CONNECTIONS for subject in ours_all]
     return found
 
@@ -76,9 +77,15 @@ class Appends:
         """All subjects at all numbers of connections."""
         return [load.cell_id for load in loads(quick=quick)]
 
-    def rounds(self, *, quick: bool) -> int:
-        """Enough for a median whose neighbours show the spread."""
-        return 3 if quick else 5
+    def effort(self, cell_id: str, *, quick: bool) -> Effort:
+        """More for what the goals need, which is what the short run is content with."""
+        if quick:
+            return QUICK
+        return GOAL if cell_id in self.cell_ids(quick=True) else GRID
+
+    def opening_seconds(self, *, quick: bool) -> float:
+        """Services and books, and a first guess for each open loop."""
+        return 15 if quick else 40
 
     @contextmanager
     def open(self, stage: Stage) -> Iterator[Sequence[Cell]]:

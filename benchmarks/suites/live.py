@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.harness import memory, requests, work, writing
 from benchmarks.harness.figures import latency_figures, percentile
-from benchmarks.harness.model import BenchmarkError, Cell, Stage
+from benchmarks.harness.model import GOAL, BenchmarkError, Cell, Effort, Stage
 from benchmarks.harness.subscribers import check_complete, delays, mix, subscribed
 from benchmarks.subjects import counterfoil
 from benchmarks.subjects.counterfoil import CounterfoilSubject
@@ -18,11 +18,10 @@ RATES: Final = (20, 1_000)
 SUBSCRIBERS: Final = (1, 100)
 WORKERS: Final = (1, 2)
 
-DELAY_SECONDS: Final[Mapping[int, float]] = {20: 10.0, 1_000: 5.0}
+DELAY_SECONDS: Final[Mapping[int, float]] = {20: 8.0, 1_000: 5.0}
 """How long a run takes at each rate: at 20 events/s, enough for a percentile to mean something."""
 
-QUICK: Final = (
-    "live/delay/1000-per-second/1-subscribers/counterfoil-2-workers",
+FOR_GOALS: Final = (
     "live/delay/1000-per-second/100-subscribers/counterfoil-2-workers",
     "live/appends/0-subscribers/counterfoil-2-workers",
     "live/appends/100-subscribers/counterfoil-2-workers",
@@ -62,7 +61,7 @@ class LiveStreams:
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """Delays by rate, subscribers and workers; then what subscribers cost."""
         if quick:
-            return list(QUICK)
+            return list(FOR_GOALS)
         ids = [
             f"live/delay/{rate}-per-second/{count}-subscribers/{_workers(number)}"
             for rate in RATES
@@ -73,9 +72,22 @@ class LiveStreams:
         ids += [f"live/appends/{count}-subscribers/{_workers(2)}" for count in (0, *SUBSCRIBERS)]
         return [*ids, f"live/memory/{_workers(1)}"]
 
-    def rounds(self, *, quick: bool) -> int:
-        """Three, for a median and a spread; in the short run one has to do."""
-        return 1 if quick else 3
+    def effort(self, cell_id: str, *, quick: bool) -> Effort:
+        """More for what the goals need; at 20 events/s, enough events for a percentile."""
+        _, question, *rest = cell_id.split("/")
+        rounds = 1 if quick else GOAL.rounds if cell_id in FOR_GOALS else 2
+        match question:
+            case "delay":
+                seconds = DELAY_SECONDS[int(rest[0].split("-")[0])]
+                return Effort(rounds, seconds, around_seconds=3.0)
+            case "appends":
+                return Effort(rounds, 2.0 if quick else GOAL.seconds, around_seconds=2.7)
+            case _:
+                return Effort(rounds=1, seconds=0.0, around_seconds=10.0)
+
+    def opening_seconds(self, *, quick: bool) -> float:
+        """A service for each number of workers, and books to check."""
+        return 8 if quick else 20
 
     @contextmanager
     def open(self, stage: Stage) -> Iterator[Sequence[Cell]]:
@@ -111,13 +123,13 @@ def _cell(cell: str, subject: CounterfoilSubject) -> Cell:
                 count=int(count),
                 deaf=int(deaf.split("-")[1] if deaf else 0),
             )
-            return Cell(cell, run, subject.roles, DELAY_SECONDS[rate])
+            return Cell(cell, run, subject.roles)
         case "appends":
             file = subject.write_requests()
             count = rest[0].split("-")[0]
             return Cell(cell, partial(_appends, subject, file, int(count)), subject.roles)
         case _:
-            return Cell(cell, partial(_memory, subject), subject.roles, 0.0)
+            return Cell(cell, partial(_memory, subject), subject.roles)
 
 
 class _Requests:

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.harness.model import Cell, Roles, Stage
+from benchmarks.harness.model import GOAL, QUICK, Cell, Effort, Roles, Stage
 from benchmarks.subjects import counterfoil, eventsourcing, message_db, pgmq, umadb
 
 CLIENTS: Final = 64
@@ -98,9 +98,13 @@ class Peers:
         """All subjects, or the strongest of each kind."""
         return [load.cell_id for load in _loads(quick=quick)]
 
-    def rounds(self, *, quick: bool) -> int:
-        """The differences are larger than the spread of a few rounds."""
-        return 2 if quick else 4
+    def effort(self, cell_id: str, *, quick: bool) -> Effort:  # noqa: ARG002 - the same for all
+        """A goal rests on each of them."""
+        return Effort(rounds=1, seconds=QUICK.seconds) if quick else GOAL
+
+    def opening_seconds(self, *, quick: bool) -> float:
+        """Each product's own installation; one comes from a registry."""
+        return 15 if quick else 40
 
     @contextmanager
     def open(self, stage: Stage) -> Iterator[Sequence[Cell]]:

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Final
 
 from benchmarks.harness import memory
-from benchmarks.harness.model import BenchmarkError, Cell, Stage
+from benchmarks.harness.model import BenchmarkError, Cell, Effort, Stage
 from benchmarks.subjects import counterfoil
 
 DEV_FIRST: Final = "start/dev/first"
@@ -49,9 +49,13 @@ class Start:
         """All of them take seconds."""
         return [DEV_FIRST, DEV_LATER, IDLE_WORKER, IMPORT]
 
-    def rounds(self, *, quick: bool) -> int:
-        """Enough for a median."""
-        return 1 if quick else 5
+    def effort(self, cell_id: str, *, quick: bool) -> Effort:  # noqa: ARG002 - all alike
+        """Enough for a median; each run takes as long as it takes."""
+        return Effort(rounds=1 if quick else 5, seconds=0.0, around_seconds=4.0)
+
+    def opening_seconds(self, *, quick: bool) -> float:  # noqa: ARG002 - the same
+        """Nothing to speak of."""
+        return 1
 
     @contextmanager
     def open(self, stage: Stage) -> Iterator[Sequence[Cell]]:
@@ -64,7 +68,7 @@ class Start:
             IMPORT: _import_client,
         }
         try:
-            yield [Cell(cell, run, seconds=0.0) for cell, run in runs.items() if stage.wants(cell)]
+            yield [Cell(cell, run) for cell, run in runs.items() if stage.wants(cell)]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

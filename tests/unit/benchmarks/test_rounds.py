@@ -1,5 +1,6 @@
 """Order, disturbance, and what a round keeps."""
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 
@@ -7,8 +8,9 @@ import pytest
 
 from benchmarks.harness import cpu, rounds
 from benchmarks.harness.cpu import Process, Usage
-from benchmarks.harness.model import BenchmarkError, Cell
+from benchmarks.harness.model import BenchmarkError, Cell, Effort
 from benchmarks.harness.records import CellRecord
+from benchmarks.suites import all_suites
 
 
 def cells(count: int) -> list[Cell]:
@@ -58,16 +60,16 @@ def run(
     kept: list[CellRecord],
     monkeypatch: pytest.MonkeyPatch,
     others: Iterator[float],
+    efforts: Mapping[str, Effort] | None = None,
 ) -> None:
-    """Run one round, with what others used in each run as given."""
+    """Run one round, or as many as ``efforts`` say, with what others used in each run as given."""
     monkeypatch.setattr(cpu, "snapshot", lambda _: None)
     monkeypatch.setattr(cpu, "usage", lambda *_: Usage(1.0, {"others": next(others)}))
     rounds.run_rounds(
         run="r",
         suite="s",
         cells=given,
-        rounds=1,
-        seconds=1.0,
+        effort=efforts.__getitem__ if efforts else lambda _: Effort(rounds=1, seconds=1.0),
         cores=2,
         before_each=lambda: None,
         keep=kept.append,
@@ -89,6 +91,28 @@ def test_run_that_is_disturbed_again_is_not_made_a_third_time(
 ) -> None:
     run(cells(1), kept, monkeypatch, iter([1.0, 1.0]))
     assert [bool(record.disturbed) for record in kept] == [True, True]
+
+
+def test_cell_is_run_as_often_and_as_long_as_its_suite_says(
+    kept: list[CellRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [Cell(f"s/{number}", lambda seconds: {"asked": seconds}) for number in range(2)]
+    efforts = {"s/0": Effort(rounds=3, seconds=4.0), "s/1": Effort(rounds=1, seconds=1.0)}
+    run(given, kept, monkeypatch, itertools.repeat(0.0), efforts)
+    assert sorted((record.cell, record.round, record.figures["asked"]) for record in kept) == [
+        ("s/0", 1, 4.0),
+        ("s/0", 2, 4.0),
+        ("s/0", 3, 4.0),
+        ("s/1", 1, 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("quick", "most"), [(False, rounds.WHOLE_SECONDS_MAX), (True, rounds.QUICK_SECONDS_MAX)]
+)
+def test_plan_keeps_within_what_a_run_may_take(quick: bool, most: float) -> None:
+    """With a reserve: another machine starts, fills and checks more slowly."""
+    assert rounds.planned_seconds(all_suites(), quick=quick) <= 0.95 * most
 
 
 def test_failed_cell_ends_the_suite_and_leaves_what_was_kept(
