@@ -3,6 +3,7 @@
 python3 tasks.py bench                 everything; less than an hour
 python3 tasks.py bench --quick         what the goals need; less than five minutes
 python3 tasks.py bench --only PATTERN  the cells whose id matches, or begins so
+python3 tasks.py bench --profile CELL  where one cell's time goes, below benchmarks/profiles
 python3 tasks.py bench --list          the ids of all cells
 python3 tasks.py bench --report        RESULTS.md and the charts, from the newest whole run
 """
@@ -23,16 +24,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
-from benchmarks.harness import cpu, records, wrk
+from benchmarks.harness import cpu, profiling, records, wrk
 from benchmarks.harness.cluster import SETTINGS, BenchmarkCluster, file_system, running_cluster
 from benchmarks.harness.model import BenchmarkError, Effort, Suite
 from benchmarks.harness.records import CellRecord, Results, RunFile, RunRecord, SuiteRecord
 from benchmarks.harness.rounds import Progress, Turn, planned_seconds, run_rounds
-from benchmarks.report import write
+from benchmarks.report import profiles, write
 from benchmarks.report.goals import goals_table
 from benchmarks.report.series import Measured
 from benchmarks.suites import all_suites
+
+PROFILE_SECONDS: Final = 10.0
+"""How long a cell is looked into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
                 say(f"written: {path}")
             return 0
         with _interrupted_in_order():
-            return _measure(suites, options)
+            return _profile(suites, options) if options.profile else _measure(suites, options)
     except BenchmarkError as error:
         say(str(error))
         return 1
@@ -99,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, help="how many, instead of what each suite takes")
     parser.add_argument("--seconds", type=float, help="of one run, instead of the usual")
+    parser.add_argument(
+        "--profile", metavar="CELL", help="look into one cell: stacks, statements, waits"
+    )
     parser.add_argument("--list", action="store_true", help="show the ids of the cells")
     parser.add_argument(
         "--report",
@@ -169,9 +177,34 @@ def _measure(suites: Sequence[Suite], options: argparse.Namespace) -> int:
     if mode == "whole":
         write.write([file.path], suites)
     elif mode == "quick":
-        print(goals_table(Measured.of(Results.read([file.path]).cells)))
+        results = Results.read([file.path])
+        print(goals_table(Measured.of(results.cells), results))
     if refused:
         raise BenchmarkError(f"Refused: {', '.join(refused)}. Their figures count for nothing.")
+    return 0
+
+
+def _profile(suites: Sequence[Suite], options: argparse.Namespace) -> int:
+    """Run one cell under the samplers, and write what they saw."""
+    cpu.check_platform()
+    wrk.program()
+    name = options.profile
+    suite = next((suite for suite in suites if name in suite.cell_ids(quick=False)), None)
+    if suite is None:
+        raise BenchmarkError(f"There is no cell called {name}; --list shows all.")
+    seconds = options.seconds or PROFILE_SECONDS
+    with (
+        _scratch(options.folder) as folder,
+        running_cluster(folder, profiling.SETTINGS) as cluster,
+        suite.open(RunStage(cluster, folder, quick=False, patterns=[name])) as cells,
+    ):
+        if not cells:
+            raise BenchmarkError(f"{name} has nothing to run on here.")
+        say(f"{name}: {seconds:.0f} s under the samplers")
+        profile = profiling.record(cells[0], cluster, folder, seconds)
+    # Only now, when what was written has been checked.
+    for path in profiles.write(profile, commit=records.commit()):
+        say(f"written: {path}")
     return 0
 
 

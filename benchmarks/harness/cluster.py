@@ -132,8 +132,10 @@ class BenchmarkCluster:
 
 
 @contextmanager
-def running_cluster(folder: Path) -> Iterator[BenchmarkCluster]:
-    """Run a server on ``folder/postgresql`` while the block does.
+def running_cluster(
+    folder: Path, more: Mapping[str, str] | None = None
+) -> Iterator[BenchmarkCluster]:
+    """Run a server on ``folder/postgresql`` while the block does, with ``more`` settings.
 
     It is stopped on every way out, Ctrl-C included; if this process is killed, the embedded
     server's watcher stops it.
@@ -148,7 +150,7 @@ def running_cluster(folder: Path) -> Iterator[BenchmarkCluster]:
             "disk with --folder."
         )
     port = _free_port()
-    settings = {**SETTINGS, "port": str(port)}
+    settings = {**SETTINGS, **(more or {}), "port": str(port)}
     with EmbeddedPostgres(folder / "postgresql", settings=settings) as server:
         cluster = BenchmarkCluster(server, port)
         cluster.check_durable()

@@ -103,6 +103,17 @@ def by_role(processes: Mapping[int, Process], roles: Roles, *, own: int) -> dict
     return totals
 
 
+def processes_below(roots: Iterable[int]) -> dict[int, float]:
+    """The roots and all processes below them: CPU seconds by id."""
+    processes = _processes()
+    tree = dict.fromkeys(roots, "tree")
+    return {
+        pid: process.cpu_seconds
+        for pid, process in processes.items()
+        if _role(pid, processes, tree) == "tree"
+    }
+
+
 def _role(pid: int, processes: Mapping[int, Process], role_of: Mapping[int, str]) -> str:
     seen: set[int] = set()
     while pid not in seen:

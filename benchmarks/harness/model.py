@@ -21,6 +21,11 @@ all processes below it. What the benchmark's own process and its other children 
 ``client``."""
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun, as they stand in ids: ``1-connection``, ``64-connections``."""
+    return f"{count}-{noun}{'' if count == 1 else 's'}"
+
+
 class BenchmarkError(Exception):
     """A measurement is worth nothing, or cannot be made. ``str()`` says why and what to do."""
 
@@ -148,6 +153,11 @@ class Suite(Protocol):
     @property
     def title(self) -> str:
         """The heading of its part of the results."""
+        ...
+
+    @property
+    def doors(self) -> Mapping[str, str]:
+        """How each subject is called, by the last part of its cells' ids; empty: all alike."""
         ...
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:

@@ -11,8 +11,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from benchmarks.harness.model import BenchmarkError
 
@@ -26,6 +27,36 @@ _READY = re.compile(r"http://(?P<host>[\d.]+):(?P<port>\d+)")
 
 _OURS: Final = ("API_KEY", "DATABASE_URL", "COUNTERFOIL_", "PROMETHEUS_")
 """Variables that would change the service; what the caller's shell says must not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Appends that the service wrote, and in how many groups: one transaction each."""
+
+    requests: float
+    groups: float
+
+    def since(self, before: Self) -> dict[str, float]:
+        """How large the groups were since then, as a figure; nothing when there was none."""
+        groups = self.groups - before.groups
+        return {"requests_per_group": (self.requests - before.requests) / groups} if groups else {}
+
+
+def parse_groups(text: str) -> Groups:
+    """Read the service's metrics, in Prometheus' text form.
+
+    Raises BenchmarkError where they do not tell of groups.
+    """
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    try:
+        return Groups(
+            requests=float(values["counterfoil_group_requests_sum"]),
+            groups=float(values["counterfoil_group_requests_count"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise BenchmarkError(
+            "The service's metrics do not tell how large its groups are."
+        ) from error
 
 
 class RunningService:
@@ -81,6 +112,12 @@ class RunningService:
         except urllib.error.HTTPError as error:
             error.close()
             return False
+
+    def groups(self) -> Groups:
+        """What all its workers have counted since they started."""
+        request = urllib.request.Request(f"{self.url}/metrics", headers=dict(self.headers))  # noqa: S310 - our own service
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - the same
+            return parse_groups(answer.read().decode())
 
     def stop(self) -> None:
         """End it in order; by force, with all its workers, where that takes too long."""

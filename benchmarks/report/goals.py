@@ -1,15 +1,36 @@
 """The goals, and whether they were reached: computed, never typed."""
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.harness.figures import Spread, ratio
+from benchmarks.harness.records import Results
 from benchmarks.report.series import Measured
 from benchmarks.report.tables import number, shown, table
 
 OURS: Final = "counterfoil-2-workers"
+
+UNCONDITIONAL_PEERS: Final = (
+    "message-db",
+    "message-db-one-category",
+    "pgmq",
+    "eventsourcing-aggregates",
+)
+"""Peers on PostgreSQL that append without a condition."""
+
+CONDITIONAL_PEERS: Final = ("eventsourcing-dcb",)
+"""Peers on PostgreSQL that append under one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is held against a goal: a figure of a cell of ours, or its ratio to another's."""
+
+    cell: str
+    values: Spread
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,263 +38,233 @@ class Goal:
     """One line of the table.
 
     Attributes:
+        name: of its part below the table.
         what: in words.
         limit: the bound.
         at_least: whether the bound is a lower one.
         unit: behind the numbers.
-        found: the figure that is held against it; None: it was not measured.
+        cells: the ids that it rests on, or patterns of them.
+        found: what is held against it; None: it was not measured.
     """
 
+    name: str
     what: str
     limit: float
     at_least: bool
     unit: str
-    found: Callable[[Measured], Spread | None]
+    cells: Sequence[str]
+    found: Callable[[Measured], Found | None]
 
-    def line(self, measured: Measured) -> list[str]:
-        """Its row: what, the bound, what was measured, the verdict."""
+    @property
+    def bound(self) -> str:
+        """As it stands in the table: ``≥ 0.75 ×``."""
+        return f"{'≥' if self.at_least else '≤'} {number(self.limit)}{self.unit}"
+
+    def reached(self, found: Found) -> bool:
+        """Whether the median keeps the bound."""
+        value = found.values.median
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def line(self, measured: Measured, results: Results | None = None) -> list[str]:
+        """Its row: what, the bound, what was measured, the verdict.
+
+        ``results`` tells why it was not measured.
+        """
         found = self.found(measured)
-        bound = f"{'≥' if self.at_least else '≤'} {number(self.limit)}{self.unit}"
         if found is None:
-            return [self.what, bound, "", "not measured"]
-        value = found.median
-        reached = value >= self.limit if self.at_least else value <= self.limit
-        return [
-            self.what,
-            bound,
-            shown(found, self.unit),
-            "reached" if reached else "**not reached**",
-        ]
+            why = self.why_not(measured, results) if results else ""
+            return [self.what, self.bound, "", f"not measured{': ' if why else ''}{why}"]
+        verdict = "reached" if self.reached(found) else f"**not reached**, [why](#{self.name})"
+        return [self.what, self.bound, shown(found.values, self.unit), verdict]
 
-
-def _ratio(
-    cell: str, reference: str, figure: str | None = None
-) -> Callable[[Measured], Spread | None]:
-    return lambda measured: measured.ratio(cell, reference, figure)
-
-
-def _figure(cell: str, figure: str) -> Callable[[Measured], Spread | None]:
-    def found(measured: Measured) -> Spread | None:
-        series = measured.cells.get(cell)
-        return series.spread(figure) if series else None
-
-    return found
-
-
-def _within(cell: str, above: str, below: str) -> Callable[[Measured], Spread | None]:
-    """The ratio of two figures of the same runs."""
-
-    def found(measured: Measured) -> Spread | None:
-        series = measured.cells.get(cell)
-        return ratio(series.by_round(above), series.by_round(below)) if series else None
-
-    return found
-
-
-def _worst(
-    pattern: str, figure: str, reference: tuple[str, str] | None = None, *, highest: bool
-) -> Callable[[Measured], Spread | None]:
-    """Of all cells that match, the worst: with the highest, or the lowest, median.
-
-    ``reference``: what in the id is replaced by what to get the cell that it is divided by.
-    """
-
-    def found(measured: Measured) -> Spread | None:
-        values = []
-        for cell, series in measured.cells.items():
-            if not fnmatch.fnmatchcase(cell, pattern):
+    def why_not(self, measured: Measured, results: Results) -> str:
+        """Why there is no figure for it."""
+        for cell in self.cells:
+            suite = cell.partition("/")[0]
+            if reason := results.refused.get(suite):
+                return f"`{suite}` was refused ({reason.splitlines()[0]})"
+            if any(fnmatch.fnmatchcase(known, cell) for known in measured.cells):
                 continue
-            value = (
-                series.spread(figure)
-                if reference is None
-                else measured.ratio(cell, cell.replace(*reference), figure)
-            )
-            if value is not None:
-                values.append(value)
-        pick = max if highest else min
-        return pick(values, key=lambda value: value.median) if values else None
-
-    return found
+            if results.runs and results.runs[-1].mode == "quick":
+                return "only the whole run does"
+            if measured.suite(suite):
+                return f"`{cell}` had nothing to run on"
+            return f"`{suite}` is not in this run"
+        return "there is no round with both sides"
 
 
-def _beside_peers(size: str, *peers: str) -> Callable[[Measured], Spread | None]:
-    """Of our ratios to these peers, each under its own load, the worst."""
+def _ratio(name: str, what: str, limit: float, ours: str, theirs: str) -> Goal:
+    """Our rate over theirs, at least."""
 
-    def found(measured: Measured) -> Spread | None:
-        ratios = [
-            measured.ratio(cell.rpartition("/")[0] + f"/{OURS}", cell)
-            for cell in measured.cells
-            if cell.startswith(f"peers/{size}/") and cell.rpartition("/")[2] in peers
+    def found(measured: Measured) -> Found | None:
+        values = measured.ratio(ours, theirs)
+        return Found(ours, values, theirs) if values else None
+
+    return Goal(name, what, limit, True, " ×", (ours, theirs), found)
+
+
+def _figure(name: str, what: str, limit: float, cell: str, figure: str, *, unit: str) -> Goal:
+    """One figure, at most."""
+
+    def found(measured: Measured) -> Found | None:
+        series = measured.cells.get(cell)
+        values = series.spread(figure) if series else None
+        return Found(cell, values) if values else None
+
+    return Goal(name, what, limit, False, unit, (cell,), found)
+
+
+def _tail(name: str, what: str, limit: float, cell: str) -> Goal:
+    """p99 over p50 of the same runs, at most."""
+
+    def found(measured: Measured) -> Found | None:
+        series = measured.cells.get(cell)
+        if series is None:
+            return None
+        p50, p99 = (series.by_round(f"{name}_milliseconds") for name in ("p50", "p99"))
+        values = ratio(p99, p50)
+        return Found(cell, values) if values else None
+
+    return Goal(name, what, limit, False, " ×", (cell,), found)
+
+
+def _highest(name: str, what: str, limit: float, pattern: str, figure: str, *, unit: str) -> Goal:
+    """Of the cells that match, the one whose figure is highest; it, at most."""
+
+    def found(measured: Measured) -> Found | None:
+        known = [
+            Found(cell, values)
+            for cell, series in measured.cells.items()
+            if fnmatch.fnmatchcase(cell, pattern) and (values := series.spread(figure))
         ]
-        known = [value for value in ratios if value is not None]
-        return min(known, key=lambda value: value.median) if known else None
+        return max(known, key=lambda each: each.values.median) if known else None
 
-    return found
-
-
-POSTGRESQL_PEERS: Final = (
-    "message-db",
-    "message-db-one-category",
-    "pgmq",
-    "eventsourcing-aggregates",
-    "eventsourcing-dcb",
-)
-"""Peers that rest on PostgreSQL."""
+    return Goal(name, what, limit, False, unit, (pattern,), found)
 
 
-def _appends(connections: int, subject: str) -> str:
-    return f"appends/plain/{connections}-connections/{subject}"
+def _appends(connections: str, subject: str) -> str:
+    return f"appends/plain/{connections}/{subject}"
 
 
-GOALS: Final[Sequence[Goal]] = (
-    Goal(
-        "one-event appends, 64 connections, two workers, ÷ pgbench's one-row INSERT",
+def _peer(size: str, kind: str, peer: str, limit: float = 1.0) -> Goal:
+    """Beside one product; one row each, so that what is lost is seen."""
+    words = {"single": "single", "batch-100": "batches of 100"}[size]
+    load = f"peers/{size}/{kind}/64-clients"
+    return _ratio(
+        f"{size}-over-{peer}",
+        f"{kind} appends, {words}, 64 clients ÷ {peer}",
+        limit,
+        f"{load}/{OURS}",
+        f"{load}/{peer}",
+    )
+
+
+def _all_goals() -> Iterator[Goal]:
+    yield _ratio(
+        "64-connections-over-pgbench",
+        "one-event appends, 64 connections, two workers ÷ pgbench's one-row INSERT",
         1.0,
-        True,
-        " ×",
-        _ratio(_appends(64, OURS), _appends(64, "pgbench")),
-    ),
-    Goal(
+        _appends("64-connections", OURS),
+        _appends("64-connections", "pgbench"),
+    )
+    yield _ratio(
+        "64-connections-over-the-tutorial",
         "the same ÷ the tutorial's design",
         45,
-        True,
-        " ×",
-        _ratio(_appends(64, OURS), _appends(64, "tutorial")),
-    ),
-    Goal(
-        "256 connections ÷ pgbench at 256",
+        _appends("64-connections", OURS),
+        _appends("64-connections", "tutorial"),
+    )
+    yield _ratio(
+        "256-connections-over-pgbench",
+        "256 connections ÷ pgbench at 256 clients",
         1.7,
-        True,
-        " ×",
-        _ratio(_appends(256, OURS), _appends(256, "pgbench")),
-    ),
-    Goal(
-        "conditional appends (one item), 64 connections ÷ unconditional",
-        0.8,
-        True,
-        " ×",
-        _ratio("conditions/64-connections/1-item", "conditions/64-connections/unconditional"),
-    ),
-    Goal(
-        "conditional appends (five items), 64 connections ÷ unconditional",
-        0.8,
-        True,
-        " ×",
-        _ratio("conditions/64-connections/5-items", "conditions/64-connections/unconditional"),
-    ),
-    Goal(
-        "p99 ÷ p50, 64 connections",
-        4.0,
-        False,
-        " ×",
-        _within(_appends(64, OURS), "p99_milliseconds", "p50_milliseconds"),
-    ),
-    Goal(
+        _appends("256-connections", OURS),
+        _appends("256-connections", "pgbench"),
+    )
+    for items, words in (("1-item", "one item"), ("5-items", "five items")):
+        yield _ratio(
+            f"condition-of-{items}",
+            f"conditional appends ({words}), 64 connections ÷ unconditional",
+            0.8,
+            f"conditions/64-connections/{items}",
+            "conditions/64-connections/unconditional",
+        )
+    yield _tail("p99-over-p50", "p99 ÷ p50, 64 connections", 4.0, _appends("64-connections", OURS))
+    yield _ratio(
+        "1-connection-over-pgbench",
         "one connection, one event ÷ pgbench at one client",
         0.45,
-        True,
-        " ×",
-        _ratio(_appends(1, OURS), _appends(1, "pgbench")),
-    ),
-    Goal(
+        _appends("1-connection", OURS),
+        _appends("1-connection", "pgbench"),
+    )
+    yield _ratio(
+        "batches-over-copy",
         "batches of 1,000, four connections ÷ COPY into the same tables",
         0.75,
-        True,
-        " ×",
-        _ratio(f"batches/1000-events/{OURS}", "batches/1000-events/copy-into-the-same-tables"),
-    ),
-    Goal(
-        "growth to 10 million events: appends ÷ those of an empty book",
-        0.85,
-        True,
-        " ×",
-        _ratio("growth/appends/plain/10000000-events", "growth/appends/plain/0-events"),
-    ),
-    Goal(
-        "growth to 10 million events: page reads ÷ those of the smallest book (the worst)",
-        0.85,
-        True,
-        " ×",
-        _worst(
-            "growth/pages/*/10000000-events",
-            "requests_per_second",
-            ("/10000000-events", "/0-events"),
-            highest=False,
-        ),
-    ),
-    Goal(
+        f"batches/1000-events/{OURS}",
+        "batches/1000-events/copy-into-the-same-tables",
+    )
+    for question, words in (
+        ("appends/plain", "appends"),
+        ("pages/rare-tag", "pages by a rare tag"),
+        ("pages/common-tag", "pages by a common tag"),
+    ):
+        yield _ratio(
+            f"growth-{question.replace('/', '-')}",
+            f"growth to 10 million events: {words} ÷ those of the smallest book",
+            0.85,
+            f"growth/{question}/10000000-events",
+            f"growth/{question}/0-events",
+        )
+    yield _highest(
+        "growth-checks",
         "a condition check near the head at 10 million events, any tag (the worst p50)",
         1.0,
-        False,
-        " ms",
-        _worst("growth/checks/*/near-the-head/10000000-events", "p50_milliseconds", highest=True),
-    ),
-    Goal(
-        "latest 20 of an agent, 64 connections ÷ the tutorial's design (the worst size)",
-        25,
-        True,
-        " ×",
-        _worst(
-            f"reads/latest-20/*/warm/64-connections/{OURS}",
-            "requests_per_second",
-            (OURS, "tutorial"),
-            highest=False,
-        ),
-    ),
-    Goal(
-        "single appends, 64 clients ÷ the fastest PostgreSQL peer",
-        1.0,
-        True,
-        " ×",
-        _beside_peers("single", *POSTGRESQL_PEERS),
-    ),
-    Goal(
-        "batches of 100, 64 clients ÷ the fastest PostgreSQL peer",
-        1.0,
-        True,
-        " ×",
-        _beside_peers("batch-100", *POSTGRESQL_PEERS),
-    ),
-    Goal(
-        "single conditional appends, 64 clients ÷ UmaDB",
-        1.5,
-        True,
-        " ×",
-        _beside_peers("single", "umadb"),
-    ),
-    Goal(
-        "conditional batches of 100, 64 clients ÷ UmaDB",
-        1.0,
-        True,
-        " ×",
-        _beside_peers("batch-100", "umadb"),
-    ),
-    Goal(
-        "live delay at 1,000 events/s, 100 subscribers, p50",
-        5.0,
-        False,
-        " ms",
-        _figure(f"live/delay/1000-per-second/100-subscribers/{OURS}", "p50_milliseconds"),
-    ),
-    Goal(
-        "live delay at 1,000 events/s, 100 subscribers, p99",
-        25.0,
-        False,
-        " ms",
-        _figure(f"live/delay/1000-per-second/100-subscribers/{OURS}", "p99_milliseconds"),
-    ),
-    Goal(
+        "growth/checks/*/near-the-head/10000000-events",
+        "p50_milliseconds",
+        unit=" ms",
+    )
+    for events in (10_000, 100_000):
+        load = f"reads/latest-20/{events}-events/warm/64-connections"
+        yield _ratio(
+            f"latest-20-of-{events}",
+            f"latest 20 of an agent among {events:,} events, 64 connections ÷ the tutorial's design",
+            25,
+            f"{load}/{OURS}",
+            f"{load}/tutorial",
+        )
+    for size in ("single", "batch-100"):
+        for peer in UNCONDITIONAL_PEERS:
+            yield _peer(size, "unconditional", peer)
+        for peer in CONDITIONAL_PEERS:
+            yield _peer(size, "conditional", peer)
+    yield _peer("single", "conditional", "umadb", 1.5)
+    yield _peer("batch-100", "conditional", "umadb")
+    for name in ("p50", "p99"):
+        yield _figure(
+            f"live-{name}",
+            f"live delay at 1,000 events/s, 100 subscribers, {name}",
+            {"p50": 5.0, "p99": 25.0}[name],
+            f"live/delay/1000-per-second/100-subscribers/{OURS}",
+            f"{name}_milliseconds",
+            unit=" ms",
+        )
+    yield _ratio(
+        "appends-with-subscribers",
         "appends with 100 subscribers ÷ those without",
         0.9,
-        True,
-        " ×",
-        _ratio(f"live/appends/100-subscribers/{OURS}", f"live/appends/0-subscribers/{OURS}"),
-    ),
-    Goal("dev start, first", 3.0, False, " s", _figure("start/dev/first", "seconds")),
-    Goal("dev start, later", 1.0, False, " s", _figure("start/dev/later", "seconds")),
-)
+        f"live/appends/100-subscribers/{OURS}",
+        f"live/appends/0-subscribers/{OURS}",
+    )
+    yield _figure("dev-first", "dev start, first", 3.0, "start/dev/first", "seconds", unit=" s")
+    yield _figure("dev-later", "dev start, later", 1.0, "start/dev/later", "seconds", unit=" s")
 
 
-def goals_table(measured: Measured) -> str:
+GOALS: Final[Sequence[Goal]] = tuple(_all_goals())
+
+
+def goals_table(measured: Measured, results: Results) -> str:
     """All goals in Markdown; a ratio is the median of the rounds' own ratios."""
-    return table(["", "goal", "measured (range)", ""], [goal.line(measured) for goal in GOALS])
+    return table(
+        ["", "goal", "measured (range)", ""], [goal.line(measured, results) for goal in GOALS]
+    )

@@ -19,7 +19,7 @@ REFERENCES: Final[Mapping[str, tuple[str, str]]] = {
     "growth": (r"/\d+-events$", "/0-events"),
     "reads": (r"/[^/]+$", "/tutorial"),
     "peers": (r"/[^/]+$", "/counterfoil-2-workers"),
-    "live": (r"/appends/\d+-subscribers/", "/appends/0-subscribers/"),
+    "live": (r"/appends/\d+-subscribers?/", "/appends/0-subscribers/"),
 }
 """By suite: what in a cell's id is replaced to get the id of the one it is compared with."""
 

@@ -1,10 +1,10 @@
 """Tables of the results, in Markdown. Every figure in them is computed from the raw lines."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from benchmarks.harness.figures import Spread
+from benchmarks.harness.figures import Spread, ratio, spread
 from benchmarks.report.series import REFERENCES, CellSeries, Measured
 
 FULL_SHARE: Final = 0.85
@@ -24,7 +24,7 @@ _UNITS: Final = {
     "ratio": " ×",
 }
 
-_HIDDEN: Final = frozenset({"errors", "events"})
+HIDDEN: Final = frozenset({"errors", "events"})
 """Figures that belong to others: how many events the CPU time was for, and that there were no
 errors, without which there is no figure at all."""
 
@@ -75,6 +75,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def suite_tables(measured: Measured, name: str, *, cores: int) -> str:
     """Everything of a suite: a table of what has a rate, and one of all other figures."""
     cells = measured.suite(name)
+    if name == "held-snapshot":
+        return "\n\n".join(_held(series) for series in cells)
     parts = []
     rated = [series for series in cells if series.rate and "p50_milliseconds" in series.figures]
     if rated:
@@ -83,7 +85,7 @@ def suite_tables(measured: Measured, name: str, *, cores: int) -> str:
         [f"`{_short(series)}`", label or "value", shown(series.spread(figure), unit), _mark(series)]
         for series in cells
         for figure in series.figures
-        if figure not in _HIDDEN and not (series in rated and figure in _IN_RATES)
+        if figure not in HIDDEN and not (series in rated and figure in _IN_RATES)
         for label, unit in [unit_of(figure)]
     ]
     if others:
@@ -99,6 +101,7 @@ _IN_RATES: Final = frozenset(
         "p99_milliseconds",
         "p999_milliseconds",
         "max_milliseconds",
+        "requests_per_group",
     }
 )
 
@@ -112,15 +115,54 @@ def _rates(measured: Measured, name: str, cells: Sequence[CellSeries], *, cores:
             shown(measured.to_reference(series)),
             shown(series.spread("p50_milliseconds")),
             shown(series.spread("p99_milliseconds")),
+            _middle(series.spread("requests_per_group")),
             *(_cpu(series, role) for role in ROLES),
             bottleneck(series, cores=cores),
             _mark(series),
         ]
         for series in cells
     ]
-    head = ["cell", "per second", f"÷ {reference}", "p50 ms", "p99 ms"]
+    head = ["cell", "per second", f"÷ {reference}", "p50 ms", "p99 ms", "requests/group"]
     head += [f"{role} µs/event" for role in ROLES]
     return table([*head, "bottleneck", "disturbed"], rows)
+
+
+def doors_table(doors: Mapping[str, str]) -> str:
+    """How each subject is called."""
+    return table(["subject", "is called by"], [[f"`{name}`", how] for name, how in doors.items()])
+
+
+def _held(series: CellSeries) -> str:
+    """Appends before, while and after the snapshot was held, and in each interval of the run."""
+    rows = []
+    before = series.by_round("before_events_per_second")
+    for time in ("before", "held", "after"):
+        rates = series.by_round(f"{time}_events_per_second")
+        rows.append(
+            [
+                time,
+                shown(spread(list(rates.values())) if rates else None),
+                shown(ratio(rates, before)) if time != "before" else "",
+                shown(series.spread(f"{time}_p50_milliseconds")),
+                shown(series.spread(f"{time}_p99_milliseconds")),
+            ]
+        )
+    intervals = [
+        [f"{match[1]} s", shown(series.spread(figure))]
+        for figure in series.figures
+        if (match := _INTERVAL.fullmatch(figure))
+    ]
+    held = series.spread("held_seconds")
+    return "\n\n".join(
+        [
+            f"The snapshot was held for {number(held.median) if held else '?'} s.",
+            table(["", "per second", "÷ before", "p50 ms", "p99 ms"], rows),
+            table(["until", "events per second"], intervals),
+        ]
+    )
+
+
+_INTERVAL: Final = re.compile(r"at_(\d+)_s_events_per_second")
 
 
 def bottleneck(series: CellSeries, *, cores: int) -> str:
@@ -138,6 +180,10 @@ def bottleneck(series: CellSeries, *, cores: int) -> str:
 def _cpu(series: CellSeries, role: str) -> str:
     used = series.cpu_per_event(role)
     return number(used.median) if used is not None and used.median >= 0.5 else ""
+
+
+def _middle(values: Spread | None) -> str:
+    return number(values.median) if values else ""
 
 
 def _short(series: CellSeries) -> str:

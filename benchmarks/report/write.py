@@ -8,9 +8,10 @@ from typing import Final
 from benchmarks.harness.model import BenchmarkError, Suite
 from benchmarks.harness.records import RESULTS, Results, RunRecord
 from benchmarks.report import charts
+from benchmarks.report.bounds import bounds
 from benchmarks.report.goals import goals_table
 from benchmarks.report.series import Measured
-from benchmarks.report.tables import suite_tables, table
+from benchmarks.report.tables import doors_table, suite_tables, table
 
 FOLDER: Final = Path(__file__).parents[1]
 
@@ -46,16 +47,19 @@ def write(paths: Sequence[Path], suites: Sequence[Suite], folder: Path = FOLDER)
             path.write_text(drawn, encoding="utf-8")
             written.append(path)
     page = folder / "RESULTS.md"
-    page.write_text(render(results, measured, suites), encoding="utf-8")
+    page.write_text(render(results, measured, suites, folder), encoding="utf-8")
     return [page, *written]
 
 
-def render(results: Results, measured: Measured, suites: Sequence[Suite]) -> str:
-    """The page of the results."""
+def render(
+    results: Results, measured: Measured, suites: Sequence[Suite], folder: Path = FOLDER
+) -> str:
+    """The page of the results; ``folder`` has the profiles that it links."""
     newest = results.runs[-1]
     cores = int(newest.machine.get("cores", "1"))
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        goals=goals_table(measured),
+        goals=goals_table(measured, results),
+        bounds=bounds(measured, cores=cores, folder=folder),
         suites="\n\n".join(
             _part(results, measured, suite, cores=cores) for suite in suites
         ).strip(),
@@ -73,15 +77,18 @@ def _part(results: Results, measured: Measured, suite: Suite, *, cores: int) -> 
     cells = measured.suite(suite.name)
     if not cells:
         return f"{parts[0]}\n\nNot measured in this run."
-    rounds = max(len(series.runs) for series in cells)
+    counts = sorted({len(series.runs) for series in cells})
+    rounds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     parts += [
         f"![{chart.title}](charts/{chart.file})"
         for chart in charts.of_suite(suite.name)
         if charts.draw(chart, measured) is not None
     ]
     parts.append(suite_tables(measured, suite.name, cores=cores))
+    if suite.doors:
+        parts.append(doors_table(suite.doors))
     parts.append(
-        f"{rounds} round{'s' if rounds > 1 else ''}. Again: "
+        f"{rounds} round{'' if rounds == '1' else 's'}. Again: "
         f"`python3 tasks.py bench --only {suite.name}`; one line of it: "
         f"`python3 tasks.py bench --only {cells[0].id}`"
     )

@@ -130,11 +130,13 @@ class CounterfoilSubject:
             )
             return result
 
-        warm_up, result = drive(WARM_UP_SECONDS), drive(round(seconds))
+        warm_up, before = drive(WARM_UP_SECONDS), self.service.groups()
+        result = drive(round(seconds))
         return {
             "events_per_second": result.per_second * events,
             **({"requests_per_second": result.per_second} if events > 1 else {}),
             **result.latencies(),
+            **self.service.groups().since(before),
             "errors": 0.0,
             "events": float((warm_up.requests + result.requests) * events),
         }
@@ -171,12 +173,14 @@ class CounterfoilSubject:
             self.book.add(acknowledged=result.counts["stored"], unanswered=connections)
             return result
 
-        warm_up, result = drive(WARM_UP_SECONDS), drive(round(seconds))
+        warm_up, before = drive(WARM_UP_SECONDS), self.service.groups()
+        result = drive(round(seconds))
         return {
             "events_per_second": result.counts["stored"] / result.seconds,
             "requests_per_second": result.per_second,
             "conflicts_percent": 100 * result.counts["failed"] / result.requests,
             **result.latencies(),
+            **self.service.groups().since(before),
             "errors": 0.0,
             "events": float(warm_up.counts["stored"] + result.counts["stored"]),
         }
@@ -187,6 +191,7 @@ class CounterfoilSubject:
         """Append at a constant rate; returns the cell's figures."""
         rendered = file.read_bytes().decode().split(requests.BETWEEN)
         first = self.take_numbers(round((seconds + 2) * rate) + 1)
+        before = self.service.groups()
         result = openloop.run(
             self.service.host,
             self.service.port,
@@ -199,7 +204,11 @@ class CounterfoilSubject:
             warm_up_seconds=WARM_UP_SECONDS,
         )
         self.book.add(acknowledged=result.answered)
-        return {**result.figures(), "scheduled_per_second": rate}
+        return {
+            **result.figures(),
+            **self.service.groups().since(before),
+            "scheduled_per_second": rate,
+        }
 
 
 def check_conflicts(result: wrk.WrkResult, *, connections: int, conflicts: float) -> None:

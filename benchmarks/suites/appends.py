@@ -12,7 +12,7 @@ from functools import partial
 from statistics import median
 from typing import Final
 
-from benchmarks.harness.model import GOAL, GRID, QUICK, Cell, Effort, Stage
+from benchmarks.harness.model import GOAL, GRID, QUICK, Cell, Effort, Stage, counted
 from benchmarks.subjects import counterfoil, plain_postgresql, tutorial
 
 CONNECTIONS: Final = (1, 16, 64, 256)
@@ -35,7 +35,7 @@ Run = Callable[[float], Mapping[str, float]]
 
 def counterfoil_with(workers: int) -> str:
     """The subject's part of a cell's id."""
-    return f"counterfoil-{workers}-worker{'s' if workers > 1 else ''}"
+    return f"counterfoil-{counted(workers, 'worker')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Load:
     @property
     def cell_id(self) -> str:
         """``appends/plain/64-connections/counterfoil-2-workers``."""
-        return f"appends/{self.kind}/{self.connections}-connections/{self.subject}"
+        return f"appends/{self.kind}/{counted(self.connections, 'connection')}/{self.subject}"
 
 
 def loads(*, quick: bool) -> list[Load]:
@@ -72,6 +72,11 @@ class Appends:
 
     name: Final = "appends"
     title: Final = "Appends of one event"
+    doors: Final[Mapping[str, str]] = {
+        **{counterfoil_with(workers): counterfoil.DOORS for workers in WORKERS},
+        PGBENCH: plain_postgresql.DOORS,
+        TUTORIAL: tutorial.DOORS,
+    }
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """All subjects at all numbers of connections."""

@@ -1,6 +1,6 @@
 """Batches: many events in one request, beside what PostgreSQL has for many rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
@@ -27,6 +27,12 @@ class Batches:
 
     name: Final = "batches"
     title: Final = "Batches"
+    doors: Final[Mapping[str, str]] = {
+        COUNTERFOIL: counterfoil.DOORS,
+        COPY_BOOK: copying.DOORS,
+        COPY_PLAIN: f"{plain_postgresql.DOORS}; COPY",
+        INSERT_PLAIN: f"{plain_postgresql.DOORS}; multi-row INSERT",
+    }
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """Every size with every subject."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.harness import work
-from benchmarks.harness.model import BenchmarkError, Cell, Effort, Stage
+from benchmarks.harness.model import BenchmarkError, Cell, Effort, Stage, counted
 from benchmarks.harness.service import API_KEY
 from benchmarks.subjects import copying, counterfoil
 from benchmarks.subjects.counterfoil import CounterfoilSubject
@@ -43,8 +43,7 @@ class Load:
     def cell_id(self) -> str:
         """``bulk/import/1000000-events/4-connections``, ``bulk/copy/4-connections``."""
         events = f"{self.events}-events/" if self.events else ""
-        plural = "s" if self.connections > 1 else ""
-        return f"bulk/{self.subject}/{events}{self.connections}-connection{plural}"
+        return f"bulk/{self.subject}/{events}{counted(self.connections, 'connection')}"
 
 
 def loads(*, quick: bool) -> list[Load]:
@@ -73,6 +72,7 @@ class Bulk:
 
     name: Final = "bulk"
     title: Final = "Bulk loads"
+    doors: Final[Mapping[str, str]] = {}
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """The import and COPY, with one connection and with four."""

@@ -55,6 +55,7 @@ class Conditions:
 
     name: Final = "conditions"
     title: Final = "Conditional appends"
+    doors: Final[Mapping[str, str]] = {}
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """Without, with one item and with five, and with so many real conflicts."""

@@ -57,6 +57,7 @@ class Growth:
 
     name: Final = "growth"
     title: Final = "Growth"
+    doors: Final[Mapping[str, str]] = {}
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """Every question at every size; the size stands last."""

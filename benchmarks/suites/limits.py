@@ -1,13 +1,13 @@
 """The limits around us: what the disk and PostgreSQL can do, and what the generators can."""
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
 from benchmarks.harness import openloop, requests, wrk
-from benchmarks.harness.model import GRID, BenchmarkError, Cell, Effort, Stage
+from benchmarks.harness.model import GRID, BenchmarkError, Cell, Effort, Stage, counted
 from benchmarks.subjects import canned, plain_postgresql
 from benchmarks.suites.conditions import five_items
 
@@ -26,12 +26,13 @@ class Limits:
 
     name: Final = "limits"
     title: Final = "The limits around it"
+    doors: Final[Mapping[str, str]] = {}
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """None in the quick run: no goal needs them."""
         if quick:
             return []
-        inserts = [f"limits/pgbench-insert/{clients}-clients" for clients in CLIENTS]
+        inserts = [f"limits/pgbench-insert/{counted(clients, 'client')}" for clients in CLIENTS]
         return [FSYNC, *inserts, PLAIN, CONDITIONAL, OPEN_LOOP]
 
     def effort(self, cell_id: str, *, quick: bool) -> Effort:  # noqa: ARG002 - all alike

@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.harness import memory, requests, work, writing
 from benchmarks.harness.figures import latency_figures, percentile
-from benchmarks.harness.model import GOAL, BenchmarkError, Cell, Effort, Stage
+from benchmarks.harness.model import GOAL, BenchmarkError, Cell, Effort, Stage, counted
 from benchmarks.harness.subscribers import check_complete, delays, mix, subscribed
 from benchmarks.subjects import counterfoil
 from benchmarks.subjects.counterfoil import CounterfoilSubject
@@ -57,19 +57,23 @@ class LiveStreams:
 
     name: Final = "live"
     title: Final = "Live streams"
+    doors: Final[Mapping[str, str]] = {}
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """Delays by rate, subscribers and workers; then what subscribers cost."""
         if quick:
             return list(FOR_GOALS)
         ids = [
-            f"live/delay/{rate}-per-second/{count}-subscribers/{_workers(number)}"
+            f"live/delay/{rate}-per-second/{counted(count, 'subscriber')}/{_workers(number)}"
             for rate in RATES
             for count in SUBSCRIBERS
             for number in WORKERS
         ]
         ids += [f"live/delay/1000-per-second/100-subscribers-{DEAF}-deaf/{_workers(2)}"]
-        ids += [f"live/appends/{count}-subscribers/{_workers(2)}" for count in (0, *SUBSCRIBERS)]
+        ids += [
+            f"live/appends/{counted(count, 'subscriber')}/{_workers(2)}"
+            for count in (0, *SUBSCRIBERS)
+        ]
         return [*ids, f"live/memory/{_workers(1)}"]
 
     def effort(self, cell_id: str, *, quick: bool) -> Effort:
@@ -107,7 +111,7 @@ class LiveStreams:
 
 
 def _workers(count: int) -> str:
-    return f"counterfoil-{count}-worker{'s' if count > 1 else ''}"
+    return f"counterfoil-{counted(count, 'worker')}"
 
 
 def _cell(cell: str, subject: CounterfoilSubject) -> Cell:
@@ -115,13 +119,14 @@ def _cell(cell: str, subject: CounterfoilSubject) -> Cell:
     match question:
         case "delay":
             rate = int(rest[0].split("-")[0])
-            count, _, deaf = rest[1].partition("-subscribers")
+            count, _, deaf = rest[1].partition("-")
+            deaf = deaf.partition("-")[2]
             run = partial(
                 _delay,
                 subject,
                 rate=rate,
                 count=int(count),
-                deaf=int(deaf.split("-")[1] if deaf else 0),
+                deaf=int(deaf.split("-")[0] if deaf else 0),
             )
             return Cell(cell, run, subject.roles)
         case "appends":

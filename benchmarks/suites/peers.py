@@ -93,6 +93,7 @@ class Peers:
 
     name: Final = "peers"
     title: Final = "Other products"
+    doors: Final[Mapping[str, str]] = DOORS
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """All subjects, or the strongest of each kind."""

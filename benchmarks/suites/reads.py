@@ -12,8 +12,8 @@ from urllib.parse import quote
 import psycopg
 
 from benchmarks.harness import cold, filling, reading, work
-from benchmarks.harness.model import GOAL, GRID, QUICK, Cell, Effort, Stage
-from benchmarks.subjects import grown, tutorial
+from benchmarks.harness.model import GOAL, GRID, QUICK, Cell, Effort, Stage, counted
+from benchmarks.subjects import counterfoil, grown, tutorial
 from benchmarks.subjects.grown import GrownBook
 from benchmarks.subjects.tutorial import Tutorial
 
@@ -66,7 +66,7 @@ class Read:
         """``reads/latest-20/1000000-events/warm/64-connections/counterfoil-2-workers``."""
         return (
             f"reads/{self.kind}/{self.events}-events/{self.state}/"
-            f"{self.connections}-connection{'s' if self.connections > 1 else ''}/{self.subject}"
+            f"{counted(self.connections, 'connection')}/{self.subject}"
         )
 
 
@@ -102,6 +102,7 @@ class Reads:
 
     name: Final = "reads"
     title: Final = "Reads"
+    doors: Final[Mapping[str, str]] = {OURS: counterfoil.DOORS, THEIRS: tutorial.DOORS}
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """All reads."""

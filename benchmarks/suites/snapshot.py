@@ -38,6 +38,7 @@ class HeldSnapshot:
 
     name: Final = "held-snapshot"
     title: Final = "An old snapshot is held"
+    doors: Final[Mapping[str, str]] = {}
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:
         """One cell, in which the three times follow each other; no goal needs it."""

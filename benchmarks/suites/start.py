@@ -44,6 +44,7 @@ class Start:
 
     name: Final = "start"
     title: Final = "Start"
+    doors: Final[Mapping[str, str]] = {}
 
     def cell_ids(self, *, quick: bool) -> Sequence[str]:  # noqa: ARG002 - the same in both
         """All of them take seconds."""

@@ -167,7 +167,7 @@ def test_goal_is_held_against_the_median() -> None:
     reached = Measured.of([cell(OURS, 101.0), cell(PGBENCH, 100.0)])
     missed = Measured.of([cell(OURS, 99.0), cell(PGBENCH, 100.0)])
     assert goal.line(reached)[-1] == "reached"
-    assert goal.line(missed)[-1] == "**not reached**"
+    assert goal.line(missed)[-1].startswith("**not reached**")
     assert goal.line(Measured.of([]))[-1] == "not measured"
 
 
