@@ -17,12 +17,10 @@ from typing_extensions import override
 
 from counterfoil.server.access.keys import KeyGate
 from counterfoil.server.api import errors, events, health, pages, stream
-from counterfoil.server.api.auth import Authentication
-from counterfoil.server.api.middleware import Surroundings
+from counterfoil.server.api.door import Door
 from counterfoil.server.api.openapi import DescribedService
 from counterfoil.server.api.requests import BodyAllowance
 from counterfoil.server.api.routes import RawRoute
-from counterfoil.server.api.shortway import ShortWay
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.log.operations import Log
 
@@ -77,14 +75,14 @@ class _Service(DescribedService):
         self._gate = KeyGate(api_key)
 
     @functools.cached_property
-    def _door(self) -> Surroundings:
+    def _door(self) -> Door:
         routes = [
             route
             for router in (stream.router, events.router)
             for route in router.routes
             if isinstance(route, RawRoute)
         ]
-        return Surroundings(Authentication(ShortWay(super().__call__, routes), self._gate))
+        return Door(super().__call__, routes, self._gate)
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

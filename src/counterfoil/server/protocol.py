@@ -14,10 +14,12 @@ answers, only the last learned that its caller had gone.
 import secrets
 from asyncio import BaseTransport, TimerHandle, Transport
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Final, cast
 
 import httptools
 from typing_extensions import override
+from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPResponseStartEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -28,6 +30,7 @@ from uvicorn.server import ServerState
 
 from counterfoil.server.api import problems
 from counterfoil.server.core import limits
+from counterfoil.server.core.errors import invariant
 
 _WHITESPACE_AND_COLON_BYTES: Final = 4
 
@@ -92,6 +95,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif not self._unanswered or self._unanswered[-1].response_complete:
             # Empty lines, or the rest of a body that nobody reads: no sign of a next request.
             self._expect_headers()
+        elif self.cycle.more_body and not self.cycle.body:
+            # Nothing of the body yet: it has the rest of the headers' time to begin.
+            self._expect_headers()
         else:
             self._stop_waiting()
 
@@ -124,6 +130,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # With an offer of another protocol, the parser says so before it comes to the body.
         if not self.parser.should_upgrade():
             super().on_message_complete()
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        # It begins in the next turn of the loop, when all that came with this turn is parsed.
+        task = self.loop.create_task(_serve(cycle, app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     @override
     def send_400_response(self, msg: str) -> None:
@@ -177,3 +190,77 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._too_late is not None:
             self._too_late.cancel()
             self._too_late = None
+
+
+async def _serve(cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    """Serve one request; by the straight way if it has arrived as a whole."""
+    if cycle.more_body or cycle.disconnected or cycle.scope["method"] == "HEAD":
+        await cycle.run_asgi(app)
+        return
+    try:
+        await app(cycle.scope, cycle.receive, _Answering(cycle).send)
+    except Exception:
+        cycle.logger.exception("The application raised an error.")
+    if not cycle.response_complete and not cycle.disconnected:
+        cycle.logger.error("The application returned without a whole answer.")
+        cycle.transport.close()
+
+
+class _Answering:
+    """Sends an answer that is there as a whole in one piece.
+
+    uvicorn takes each message for itself: it looks at every header with two expressions and
+    writes twice, which was a sixth of the service's work for an append. What comes in several
+    pieces, or without its length, goes through uvicorn.
+    """
+
+    __slots__ = ("_cycle", "_start")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._start: HTTPResponseStartEvent | None = None
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Keep the start of the answer until its body is there, and write both."""
+        cycle = self._cycle
+        if message["type"] == "http.response.start" and self._start is None:
+            self._start = message
+            return
+        if message["type"] == "http.response.body" and self._start is not None:
+            body, headers = message.get("body", b""), list(self._start["headers"])
+            if (
+                cycle.response_started
+                or message.get("more_body")
+                or cycle.flow.write_paused
+                or (b"content-length", b"%d" % len(body)) not in headers
+            ):
+                if not cycle.response_started:
+                    await cycle.send(self._start)
+                await cycle.send(message)
+                return
+            if cycle.disconnected:
+                return
+            cycle.transport.write(_whole_answer(self._start["status"], headers, body, cycle))
+            cycle.response_started = cycle.response_complete = True
+            cycle.message_event.set()
+            if not cycle.keep_alive:
+                cycle.transport.close()
+            cycle.on_response()
+            return
+        await cycle.send(message)
+
+
+def _whole_answer(
+    status: int, headers: Collection[tuple[bytes, bytes]], body: bytes, cycle: RequestResponseCycle
+) -> bytes:
+    lines = [STATUS_LINE[status]]
+    for name, value in (*cycle.default_headers, *headers):
+        if name == b"connection" and value == b"close":
+            cycle.keep_alive = False
+        lines.append(b"%b: %b\r\n" % (name, value))
+    head = b"".join(lines)
+    # A line's end within a value would begin a header, or an answer, of its own.
+    invariant(head.count(b"\n") == len(lines) == head.count(b"\r"), "a header is one line")
+    if not cycle.keep_alive and (b"connection", b"close") not in headers:
+        head += b"connection: close\r\n"
+    return head + b"\r\n" + body

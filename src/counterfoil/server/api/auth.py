@@ -15,7 +15,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from counterfoil.server.access.keys import ANONYMOUS, KeyGate
+from counterfoil.server.access.keys import ANONYMOUS, KeyGate, Principal
 from counterfoil.server.api.errors import refusal
 from counterfoil.server.api.requests import request_id
 from counterfoil.server.core.errors import ForeignHost, Unauthenticated
@@ -52,14 +52,22 @@ class Authentication:
             scope["state"]["principal"] = ANONYMOUS
         else:
             try:
-                if self._gate.is_open:
-                    _must_be_addressed_locally(scope["headers"])
-                scope["state"]["principal"] = self._gate.admit(_presented(scope["headers"]))
+                scope["state"]["principal"] = admitted(self._gate, scope["headers"])
             except (Unauthenticated, ForeignHost) as error:
                 response = refusal(error, request_id=request_id(scope))
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def admitted(gate: KeyGate, headers: list[tuple[bytes, bytes]]) -> Principal:
+    """Return whose call this is.
+
+    Raises ``Unauthenticated``, and ``ForeignHost`` where no key is asked for.
+    """
+    if gate.is_open:
+        _must_be_addressed_locally(headers)
+    return gate.admit(_presented(headers))
 
 
 def _presented(headers: list[tuple[bytes, bytes]]) -> list[bytes]:

@@ -6,6 +6,7 @@ Written as plain ASGI: a stream must pass through without a queue or a task in b
 import logging
 import secrets
 import time
+from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
@@ -45,7 +46,7 @@ class Surroundings:
             await self._app(scope, receive, send)
             return
         started_at = time.perf_counter()
-        request_id = _request_id(scope["headers"])
+        request_id = request_id_of(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
         # Each request is served in a task of its own, and so in a context of its own.
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -55,8 +56,8 @@ class Surroundings:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = _with_ours(message["headers"], request_id)
-                _count(scope, status, time.perf_counter() - started_at)
+                message["headers"] = with_ours(message["headers"], request_id)
+                count(scope, status, time.perf_counter() - started_at)
             await send(message)
 
         try:
@@ -64,29 +65,39 @@ class Surroundings:
         except ClientDisconnect:
             _log.debug("client left", path=scope["path"])
         except Exception:  # noqa: BLE001 - the net under everything else
-            _log.exception("internal error", method=scope["method"], path=scope["path"])
-            if not status:
-                response = problem_response(
-                    problems.INTERNAL_ERROR,
-                    "The service made a mistake. It was logged under this request's id.",
-                    request_id=request_id,
-                )
-                await response(scope, receive, send_with_headers)
-        if _requests_are_logged():
-            _log.debug(
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                seconds=round(time.perf_counter() - started_at, 6),
-            )
+            await internal_error(scope, receive, None if status else send_with_headers)
+        log_request(scope, status, started_at)
 
 
-def _requests_are_logged() -> bool:
-    return logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
+async def internal_error(scope: Scope, receive: Receive, send: Send | None) -> None:
+    """Log what nobody caught, and answer with ``internal-error``; no answer without ``send``.
+
+    To be called where the exception is being handled.
+    """
+    _log.exception("internal error", method=scope["method"], path=scope["path"])
+    if send is not None:
+        response = problem_response(
+            problems.INTERNAL_ERROR,
+            "The service made a mistake. It was logged under this request's id.",
+            request_id=scope["state"]["request_id"],
+        )
+        await response(scope, receive, send)
 
 
-def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
+def log_request(scope: Scope, status: int, started_at: float) -> None:
+    """Log one request, where that much is logged; ``started_at`` is of ``time.perf_counter``."""
+    if logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+        _log.debug(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            seconds=round(time.perf_counter() - started_at, 6),
+        )
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the request's id: the caller's own if it is a fit one, otherwise a new one."""
     for name, value in headers:
         if (
             name == b"x-request-id"
@@ -97,7 +108,8 @@ def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
     return secrets.token_hex(16)
 
 
-def _with_ours(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+def with_ours(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return an answer's headers with those that every answer has."""
     ours = [
         (b"x-request-id", request_id.encode("ascii")),
         (b"x-content-type-options", b"nosniff"),
@@ -107,7 +119,8 @@ def _with_ours(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tupl
     return [*headers, *ours]
 
 
-def _count(scope: Scope, status: int, seconds: float) -> None:
+def count(scope: Scope, status: int, seconds: float) -> None:
+    """Count and time one answer."""
     # Labels are never what a caller chose: an unknown method or path is one value each.
     method = scope["method"] if scope["method"] in _METHODS else "other"
     route = getattr(scope.get("route"), "path_format", "none")

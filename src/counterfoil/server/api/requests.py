@@ -150,16 +150,19 @@ async def judged_body(
     allowance = cast("BodyAllowance", request.app.state.body_allowance)
     chunks: list[bytes] = []
     size = 0
-    deadline = asyncio.get_running_loop().time() + limits.BODY_SECONDS_MAX
-    more = True
     try:
-        while more:
-            chunk, more = await _next_chunk(request, deadline)
+        # The first piece is there, or comes within the time that protocol.py gives it.
+        chunk, more = await _chunk(request)
+        deadline = asyncio.get_running_loop().time() + limits.BODY_SECONDS_MAX
+        while True:
             if size + len(chunk) > bytes_max:
                 raise _too_large(bytes_max)
             allowance.take(len(chunk))
             size += len(chunk)
             chunks.append(chunk)
+            if not more:
+                break
+            chunk, more = await _next_chunk(request, deadline)
         if declared is None and size:
             # Without any body, it is the missing body that the caller should hear of.
             raise _not_json()
@@ -206,14 +209,18 @@ def path_text(request: Request, prefix: str, name: str) -> str:
 
 
 async def _next_chunk(request: Request, deadline: float) -> tuple[bytes, bool]:
-    """Return what came of the body, and whether more will."""
+    """Return what came of the body until the deadline, and whether more will."""
     try:
         async with asyncio.timeout_at(deadline):
-            message = await request.receive()
+            return await _chunk(request)
     except TimeoutError:
         raise BodyTooSlow(
             f"The body did not arrive within {limits.BODY_SECONDS_MAX:.0f} seconds."
         ) from None
+
+
+async def _chunk(request: Request) -> tuple[bytes, bool]:
+    message = await request.receive()
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     return message.get("body", b""), message.get("more_body", False)

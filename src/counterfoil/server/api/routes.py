@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from counterfoil.server.core.errors import invariant
 
@@ -49,23 +49,24 @@ class Answer:
         headers: more headers, with names in lower case.
     """
 
-    __slots__ = ("_body", "_start")
+    __slots__ = ("body", "headers", "status")
 
     def __init__(
         self, body: str, *, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
-        self._body = body.encode()
-        self._start: Message = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(self._body)),
-                *headers,
-            ],
-        }
+        self.status = status
+        self.body = body.encode()
+        self.headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(self.body)),
+            *headers,
+        ]
+
+    async def send(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send it, with these headers in the place of its own."""
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send it."""
-        await send(self._start)
-        await send({"type": "http.response.body", "body": self._body})
+        """Send it as an ASGI application, as FastAPI's routes do."""
+        await self.send(send, self.headers)

@@ -103,7 +103,8 @@ HEADERS_BYTES_MAX: Final = 64 * 1024
 """A request's first line and headers together, read before the key can be looked at."""
 
 HEADERS_SECONDS_MAX: Final = 10.0
-"""How long a connection may take to send a whole request line with its headers."""
+"""How long a connection may take to send a whole request line with its headers, and the first
+byte of the body that they announce."""
 
 BODY_SECONDS_MAX: Final = 30.0
 """How long a body may take to arrive: 4 MiB at little more than 1 Mbit/s."""

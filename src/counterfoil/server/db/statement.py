@@ -100,10 +100,16 @@ async def _answer(connection: Connection) -> pq.abc.PGresult:
             pgconn.consume_input()
     results: list[pq.abc.PGresult] = []
     while True:
-        while pgconn.is_busy():
-            await _ready(pgconn.socket)
-            pgconn.consume_input()
-        result = pgconn.get_result()
+        try:
+            while pgconn.is_busy():
+                await _ready(pgconn.socket)
+                pgconn.consume_input()
+            result = pgconn.get_result()
+        except psycopg.OperationalError:
+            # A server that closes the connection has said why just before.
+            if all(said.status in _ANSWERED for said in results):
+                raise
+            break
         if result is None:
             break
         results.append(result)
@@ -139,6 +145,9 @@ def _text(value: Parameter) -> bytes | None:
     if value is None:
         return None
     if isinstance(value, str):
+        if "\0" in value:
+            # To libpq the text would end there.
+            raise psycopg.DataError("PostgreSQL text cannot contain a NUL")
         return value.encode()
     if isinstance(value, bool):
         return b"true" if value else b"false"
