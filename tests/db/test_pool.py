@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import DatabaseUnavailable
@@ -16,6 +17,7 @@ from counterfoil.server.db.migrations import migrate, schema_version
 from counterfoil.server.db.pool import Pool, login_refused
 from counterfoil.server.log.operations import Log, Readiness
 from tests.db.scratch import empty_database, login
+from tests.support.appends import append_request, note
 from tests.support.cluster import Cluster, Database
 
 pytestmark = pytest.mark.anyio
@@ -233,3 +235,27 @@ async def test_server_that_does_not_flush_is_not_ready(data_dir: Path) -> None:
 def test_a_refused_login_is_told_from_a_database_that_is_away(said: str, *, refused: bool) -> None:
     error = psycopg.OperationalError(f"connection failed: connection to server failed: {said}")
     assert login_refused(error) is refused
+
+
+@pytest.mark.promise("P3")
+@pytest.mark.parametrize("encoding", ["latin1", "sql_ascii", "euc_jp"])
+@pytest.mark.parametrize("said_by", ["address", "environment"])
+async def test_text_is_utf8_whatever_else_is_said(
+    database: Database, monkeypatch: pytest.MonkeyPatch, encoding: str, said_by: str
+) -> None:
+    """Statements are sent in it, and PostgreSQL would take their bytes for other letters."""
+    url = database.url
+    if said_by == "address":
+        url = make_conninfo(url, client_encoding=encoding)
+    else:
+        monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    log = await Log.open(Settings.from_environment(database_url=url))
+    try:
+        await log.append(1, append_request(note(text="Zürich 東京 €")))
+        (text,) = (await log.get(1, 1)).events
+        assert "Zürich 東京 €" in text
+    finally:
+        await log.close()
+    with psycopg.connect(database.url, client_encoding="utf8") as connection:
+        row = connection.execute("select payload ->> 'text' from counterfoil.events").fetchone()
+    assert row == ("Zürich 東京 €",)

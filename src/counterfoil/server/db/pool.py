@@ -110,6 +110,8 @@ class Pool:
         self._parameters: dict[str, Any] = {
             "autocommit": True,
             "application_name": f"counterfoil {name}",
+            # Statements are sent in it, whatever the address or the environment says.
+            "client_encoding": "utf8",
         }
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             self._url,

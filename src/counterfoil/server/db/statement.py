@@ -99,26 +99,27 @@ async def _answer(connection: Connection) -> pq.abc.PGresult:
         if await _ready(pgconn.socket, to_write=True):
             pgconn.consume_input()
     results: list[pq.abc.PGresult] = []
-    while True:
-        try:
-            while pgconn.is_busy():
-                await _ready(pgconn.socket)
-                pgconn.consume_input()
-            result = pgconn.get_result()
-        except psycopg.OperationalError:
-            # A server that closes the connection has said why just before.
-            if all(said.status in _ANSWERED for said in results):
-                raise
-            break
-        if result is None:
-            break
-        results.append(result)
+    try:
+        while (result := await _next_result(pgconn)) is not None:
+            results.append(result)
+    except psycopg.OperationalError:
+        # A server that closes the connection has said why just before.
+        if all(result.status in _ANSWERED for result in results):
+            raise
     for result in results:
         if result.status not in _ANSWERED:
             raise errors.error_from_result(result, encoding="utf-8")
     if len(results) != 1:
         raise psycopg.OperationalError("the server ended the connection without an answer")
     return results[0]
+
+
+async def _next_result(pgconn: pq.abc.PGconn) -> pq.abc.PGresult | None:
+    """Wait for the next result of what was sent; None after the last."""
+    while pgconn.is_busy():
+        await _ready(pgconn.socket)
+        pgconn.consume_input()
+    return pgconn.get_result()
 
 
 async def _ready(socket: int, *, to_write: bool = False) -> bool:
