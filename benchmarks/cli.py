@@ -102,8 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="PATTERN", help="cells to run: shell patterns"
     )
-    parser.add_argument("--rounds", type=int, help="how many, instead of what each suite takes")
-    parser.add_argument("--seconds", type=float, help="of one run, instead of the usual")
+    parser.add_argument(
+        "--rounds", type=_at_least_one, help="how many, instead of what each suite takes"
+    )
+    parser.add_argument("--seconds", type=_at_least_one, help="of one run, instead of the usual")
     parser.add_argument(
         "--profile", metavar="CELL", help="look into one cell: stacks, statements, waits"
     )
@@ -125,6 +127,13 @@ def _parser() -> argparse.ArgumentParser:
         "--results", type=Path, default=records.RESULTS, help="where the raw lines go"
     )
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    """A count, or whole seconds."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number, 1 or more")
+    return int(text)
 
 
 def _list(suites: Sequence[Suite], options: argparse.Namespace) -> int:
@@ -287,8 +296,16 @@ def _wrk_version() -> str:
 
 @contextlib.contextmanager
 def _scratch(parent: Path) -> Iterator[Path]:
-    """An empty folder that PostgreSQL's user may pass through; removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="counterfoil-bench-", dir=parent))
+    """An empty folder that PostgreSQL's user may pass through; removed afterwards.
+
+    Raises BenchmarkError where none can be made.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="counterfoil-bench-", dir=parent))
+    except OSError as error:
+        raise BenchmarkError(
+            f"There is no folder to be made in {parent}: {error.strerror}."
+        ) from error
     folder.chmod(0o711)
     try:
         yield folder

@@ -132,7 +132,11 @@ class Results:
         cells: dict[str, list[CellRecord]] = {}
         refused: dict[str, str] = {}
         for path in paths:
-            records = [from_line(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            try:
+                text = path.read_text(encoding="utf-8")
+            except OSError as error:
+                raise BenchmarkError(f"{path} cannot be read: {error.strerror}.") from error
+            records = [from_line(line) for line in text.splitlines()]
             runs += [record for record in records if isinstance(record, RunRecord)]
             verdicts = {
                 record.suite: record.refused

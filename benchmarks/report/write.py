@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks.harness.model import BenchmarkError, Suite
 from benchmarks.harness.records import RESULTS, Results, RunRecord
-from benchmarks.report import charts
+from benchmarks.report import charts, pages
 from benchmarks.report.bounds import bounds
 from benchmarks.report.goals import goals_table
 from benchmarks.report.series import Measured
@@ -32,6 +32,8 @@ def newest_whole(folder: Path = RESULTS) -> list[Path]:
 def write(paths: Sequence[Path], suites: Sequence[Suite], folder: Path = FOLDER) -> list[Path]:
     """Write the report of these runs, of which the last one counts where suites repeat.
 
+    Also the blocks of README.md beside ``folder``, and of the one in it.
+
     Returns what was written. Raises BenchmarkError when the files hold no valid figures.
     """
     results = Results.read(paths)
@@ -48,7 +50,7 @@ def write(paths: Sequence[Path], suites: Sequence[Suite], folder: Path = FOLDER)
             written.append(path)
     page = folder / "RESULTS.md"
     page.write_text(render(results, measured, suites, folder), encoding="utf-8")
-    return [page, *written]
+    return [page, *written, *pages.write(measured, results, folder.parent)]
 
 
 def render(
@@ -58,6 +60,7 @@ def render(
     newest = results.runs[-1]
     cores = int(newest.machine.get("cores", "1"))
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        summary=pages.summary(measured, newest),
         goals=goals_table(measured, results),
         bounds=bounds(measured, cores=cores, folder=folder),
         suites="\n\n".join(

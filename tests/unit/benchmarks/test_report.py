@@ -1,5 +1,6 @@
 """Goals, what bounds those that were missed, and profiles."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -8,9 +9,9 @@ import pytest
 
 from benchmarks.harness.model import GOAL, BenchmarkError
 from benchmarks.harness.profiling import Profile, busiest, parse_folded
-from benchmarks.harness.records import CellRecord, Results, RunRecord
+from benchmarks.harness.records import CellRecord, Record, Results, RunFile, RunRecord, SuiteRecord
 from benchmarks.harness.service import parse_groups
-from benchmarks.report import bounds, flame, profiles, write
+from benchmarks.report import bounds, flame, pages, profiles, write
 from benchmarks.report.goals import GOALS
 from benchmarks.report.series import Measured
 from benchmarks.report.tables import suite_tables
@@ -203,3 +204,43 @@ def test_stacks_and_the_busiest_process() -> None:
     assert parse_folded("a;b c (d.py:1) 3\n 4\na;b c (d.py:1) 2\n") == {"a;b c (d.py:1)": 5}
     assert busiest({1: 5.0, 2: 1.0}, {1: 5.1, 2: 2.0, 3: 0.5}) == 2
     assert busiest({}, {}) is None
+
+
+def test_pages_say_what_the_results_say() -> None:
+    """Their blocks are written with RESULTS.md, and never by hand."""
+    page = pages.ROOT / "benchmarks" / "RESULTS.md"
+    for name, without in pages.WITHOUT_RESULTS.items():
+        text = pages.block((pages.ROOT / name).read_text(encoding="utf-8"))
+        if page.exists():
+            sentence = text[text.index("Of ") : text.index("sharing them.")]
+            assert sentence in page.read_text(encoding="utf-8")
+        else:
+            assert text == without
+
+
+def test_report_writes_the_results_the_charts_and_the_blocks(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    for name in pages.WITHOUT_RESULTS:
+        (tmp_path / name).write_text(f"before\n{pages.BEGIN}\nold\n{pages.END}\nafter\n")
+    found = everything()
+    file = RunFile(tmp_path / "run.jsonl")
+    verdict = (SuiteRecord("r", suite.name, "", 1.0) for suite in all_suites())
+    lines: list[Record] = [*found.runs, *found.cells, *verdict]
+    for line in lines:
+        file.write(line)
+    written = write.write([file.path], all_suites(), folder)
+    assert folder / "RESULTS.md" in written
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    shown = re.findall(r"\((benchmarks/charts/[^)]+)\)", text)
+    assert len(shown) == len(pages.SHOWN_CHARTS)
+    assert all((tmp_path / chart).is_file() for chart in shown)
+    assert f"Of {len(GOALS)} goals, " in text
+
+
+def test_page_without_a_place_for_results_is_refused() -> None:
+    with pytest.raises(BenchmarkError, match="no block"):
+        pages.block(f"{pages.END}\n{pages.BEGIN}")
