@@ -85,11 +85,12 @@ class Goal:
                 return f"`{suite}` was refused ({reason.splitlines()[0]})"
             if any(fnmatch.fnmatchcase(known, cell) for known in measured.cells):
                 continue
-            if results.runs and results.runs[-1].mode == "quick":
+            mode = results.runs[-1].mode if results.runs else ""
+            if mode == "quick":
                 return "only the whole run does"
-            if measured.suite(suite):
+            if mode == "whole" and measured.suite(suite):
                 return f"`{cell}` had nothing to run on"
-            return f"`{suite}` is not in this run"
+            return f"`{cell}` is not in this run"
         return "there is no round with both sides"
 
 

@@ -82,7 +82,7 @@ def test_cells_that_goals_rest_on_get_the_longer_effort() -> None:
 
 def test_why_a_goal_was_not_measured() -> None:
     name = "64-connections-over-pgbench"
-    assert verdicts(results())[name].endswith("`appends` is not in this run")
+    assert verdicts(results())[name].endswith(f"`{OURS}` is not in this run")
     assert verdicts(results(mode="quick"))[name].endswith("only the whole run does")
     refused = verdicts(results(refused={"appends": "gaps\nat 7"}))[name]
     assert refused.endswith("`appends` was refused (gaps)")
