@@ -5,6 +5,7 @@ import json
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -121,6 +122,46 @@ def test_digest_is_of_salt_and_payload_and_every_event_has_a_salt_of_its_own(
         assert digest == hashlib.sha256(salt + text.encode()).digest()
     assert len({salt for salt, _, _ in rows}) == len(rows)
     assert len({digest for _, digest, _ in rows}) == len(rows)
+
+
+@pytest.mark.promise("P6")
+def test_salts_of_one_group_cannot_be_computed_from_what_stays(
+    owner: psycopg.Connection, service: psycopg.Connection
+) -> None:
+    """An event's salt is a digest of a seed and of its place in the group. If the seed were
+    something that is in the book, a blanked payload of few possible values could be guessed."""
+    alike = event(payload={"amount": 1})
+    for _ in range(2):
+        append(service, *[request(alike, alike), request(alike)] * 8)
+    rows = owner.execute(
+        """
+        select e.salt, e.digest, e.position, e.xmin::text, e.principal, b.incarnation,
+               e.created_at::text, counterfoil.time_text(e.created_at),
+               (extract(epoch from e.created_at) * 1000000)::bigint
+        from counterfoil.events e join counterfoil.books b using (tenant_id)
+        order by e.position
+        """
+    ).fetchall()
+    assert len({salt for salt, *_ in rows}) == len(rows) == 48
+    shown: set[bytes] = {b"", *(salt for salt, *_ in rows), *(digest for _, digest, *_ in rows)}
+    for value in {value for _, _, *values in rows for value in values}:
+        shown.add(str(value).encode())
+        if isinstance(value, UUID):
+            shown.add(value.bytes)
+        elif isinstance(value, int) or value.isdecimal():
+            shown |= {int(value).to_bytes(size, "big") for size in (4, 8) if int(value) < 2**31}
+    places = [(nth, place) for nth in range(1, 17) for place in (1, 2)]
+    guessed = {
+        hashlib.sha256(seed + b"".join(number.to_bytes(4, "big") for number in place)).digest()[:16]
+        for seed in shown
+        for place in [(), *places]
+    }
+    assert guessed.isdisjoint(salt for salt, *_ in rows)
+    # And it goes nowhere else: it is drawn, and it is digested.
+    (source,) = owner.execute(
+        "select prosrc from pg_proc where proname = 'append_v2'"
+    ).fetchone() or ("",)
+    assert source.count("v_seed") == 2
 
 
 # --- Times ------------------------------------------------------------------------
@@ -458,6 +499,19 @@ def test_request_without_events_is_an_error_of_its_group(
 def test_group_without_requests_is_an_error(service: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="at least one"):
         append(service)
+
+
+@pytest.mark.promise("P4")
+@pytest.mark.parametrize(
+    "items", [[{}], [{"types": [], "agents": [], "tags": []}], [{"types": ["never"]}, {}]]
+)
+def test_condition_that_asks_nothing_is_an_error_and_never_holds(
+    service: psycopg.Connection, items: list[dict[str, list[str]]]
+) -> None:
+    """The service refuses it before; were one sent, it must not pass for one that is kept."""
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        append(service, request(), request(condition=fail_if(*items)))
+    assert stored_types(service) == []
 
 
 def test_unknown_tenant_is_an_error_and_not_a_book(service: psycopg.Connection) -> None:

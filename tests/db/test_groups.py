@@ -95,6 +95,36 @@ def test_conflicts_come_from_the_book_and_from_the_group(service: psycopg.Connec
     assert answers[3].detail == list(range(2, limits.CONFLICTS_MAX + 2))
 
 
+@pytest.mark.promise("P4")
+def test_item_of_several_tags_is_violated_by_an_event_that_bears_them_all(
+    service: psycopg.Connection,
+) -> None:
+    """In the book and in the group; an event that bears one of them is in nobody's way."""
+    one, other = event(tags=["a:1"]), event(tags=["b:1", "c:1"])
+    both = event(tags=["a:1", "b:1", "c:1"])
+    asked = {"tags": ["a:1", "b:1"]}
+    append_one(service, request(one, both))
+    answers = append(
+        service,
+        request(event(), condition=fail_if(asked, after=1)),
+        request(event(), condition=fail_if(asked, after=2)),
+        request(one),
+        request(other),
+        request(event(), condition=fail_if(asked, after=2)),
+        request(both),
+        request(event(), condition=fail_if(asked, after=2)),
+    )
+    assert [(a.first_position, a.detail) for a in answers] == [
+        (None, [2]),
+        (3, None),
+        (4, None),
+        (5, None),
+        (6, None),
+        (7, None),
+        (None, [7]),
+    ]
+
+
 def test_causes_may_lie_in_the_same_group(service: psycopg.Connection) -> None:
     answers = append(
         service,
@@ -134,6 +164,22 @@ def test_key_of_a_refused_request_serves_the_next_of_its_group(
         request(APPROVAL, key="k", condition=fail_if(UNLESS_FLAGGED, after=1)),
     )
     assert statuses(answers) == ["stored", "condition_failed", "stored", "replayed"]
+
+
+@pytest.mark.promise("P5")
+def test_key_behind_refused_requests_keeps_its_own_positions(service: psycopg.Connection) -> None:
+    """What the refused would have taken is not counted, neither before it nor in its run."""
+    opening = request(*[event(event_type="opened")] * 2, condition=fail_if({"types": ["opened"]}))
+    keyed = [request(FLAG, FLAG, key="k"), request(APPROVAL, key="l"), request(FLAG, key="m")]
+    first = append(service, opening, opening, request(), keyed[0], opening, keyed[1], keyed[2])
+    again = append(service, *keyed, request())
+    assert [a.first_position for a in first] == [1, None, 3, 4, None, 6, 7]
+    assert [(a.status, a.first_position) for a in again] == [
+        ("replayed", 4),
+        ("replayed", 6),
+        ("replayed", 7),
+        ("stored", 8),
+    ]
 
 
 # --- What was committed while the group waited ------------------------------------
@@ -178,6 +224,22 @@ def test_condition_counts_what_was_committed_while_it_waited(
     decision = request(APPROVAL, condition=fail_if(UNLESS_FLAGGED, after=1))
     answer = append_meanwhile(database, service, decision, meanwhile=request(FLAG))
     assert (answer.status, answer.detail, answer.head) == ("condition_failed", [2, 3], 3)
+
+
+@pytest.mark.promise("P4")
+@pytest.mark.parametrize(
+    "asked",
+    [{"types": ["flag"]}, {"agents": ["fraud_agent"]}, {"tags": ["transaction:tx_1"]}],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_condition_that_nothing_spoke_against_is_asked_again_after_the_wait(
+    database: Database, service: psycopg.Connection, asked: dict[str, list[str]]
+) -> None:
+    """There was no reason to look at it twice, until a flag came during the wait."""
+    append_one(service, request(FLAG))
+    decision = request(APPROVAL, condition=fail_if(asked, after=1))
+    answer = append_meanwhile(database, service, decision, meanwhile=request(FLAG))
+    assert (answer.status, answer.detail, answer.head) == ("condition_failed", [2], 2)
 
 
 @pytest.mark.promise("P4")

@@ -14,7 +14,7 @@ from psycopg import pq
 
 from counterfoil.server.core.errors import InvariantBroken
 from counterfoil.server.db.pool import Connection, Pool
-from counterfoil.server.db.statement import Parameter, Row, Statement
+from counterfoil.server.db.statement import Parameter, Statement
 from tests.support.cluster import Cluster, Database
 from tests.support.gates import Book, Gate, opened_book
 from tests.support.starting import Start, start
@@ -23,6 +23,8 @@ from tests.support.waiting import WAIT_SECONDS_MAX, eventually
 pytestmark = pytest.mark.anyio
 
 __all__ = ["start"]
+
+Rows = list[tuple[str | None, ...]]
 
 GATE = 20_261_122
 """The advisory lock that a statement waits for. Any number that nothing else uses."""
@@ -86,11 +88,22 @@ async def at_the_gate(observer: Book, pid: int) -> None:
     await eventually(look, "the statement to wait")
 
 
+async def rows_of(
+    connection: Connection,
+    statement: Statement,
+    parameters: Mapping[str, Parameter],
+    *,
+    prepare: bool,
+) -> Rows:
+    """Run a statement; its rows, which must not depend on how the product holds them."""
+    return [tuple(row) for row in await statement.run(connection, parameters, prepare=prepare)]
+
+
 async def run(
     connection: Connection, sql: str, parameters: Mapping[str, Parameter] | None = None
-) -> list[Row]:
+) -> Rows:
     """Run a statement once; without keeping it prepared, since its name is any statement's."""
-    return await Statement("once", sql).run(connection, parameters or {}, prepare=False)
+    return await rows_of(connection, Statement("once", sql), parameters or {}, prepare=False)
 
 
 # --- Parameters and rows ----------------------------------------------------------
@@ -119,7 +132,9 @@ async def test_values_arrive_as_they_are(
 ) -> None:
     statement = Statement(f"value_{type_name.rstrip('[]')}", f"select %(value)s::{type_name}")
     for _ in range(2):
-        assert await statement.run(connection, {"value": value}, prepare=prepare) == [(written,)]
+        assert await rows_of(connection, statement, {"value": value}, prepare=prepare) == [
+            (written,)
+        ]
 
 
 @both_ways
@@ -130,24 +145,24 @@ async def test_each_placeholder_has_its_own_value_wherever_it_stands(
         "placeholders", "select %(b)s::text, %(a)s::text, %(b)s::text, 'it''s 100%'"
     )
     for b in "xy":
-        answered = await statement.run(connection, {"a": "1", "b": b}, prepare=prepare)
+        answered = await rows_of(connection, statement, {"a": "1", "b": b}, prepare=prepare)
         assert answered == [(b, "1", b, "it's 100%")]
 
 
 @both_ways
 async def test_rows_are_all_there_in_their_order(connection: Connection, prepare: bool) -> None:
     rows = Statement("rows", "select n, nullif(n, 2) from generate_series(1, %(to)s::integer) n")
-    assert await rows.run(connection, {"to": 3}, prepare=prepare) == [
+    assert await rows_of(connection, rows, {"to": 3}, prepare=prepare) == [
         ("1", "1"),
         ("2", None),
         ("3", "3"),
     ]
-    assert await rows.run(connection, {"to": 0}, prepare=prepare) == []
-    assert len(await rows.run(connection, {"to": 20_000}, prepare=prepare)) == 20_000
+    assert await rows_of(connection, rows, {"to": 0}, prepare=prepare) == []
+    assert len(await rows_of(connection, rows, {"to": 20_000}, prepare=prepare)) == 20_000
     nothing = Statement("nothing", "select from generate_series(1, 2)")
-    assert await nothing.run(connection, {}, prepare=prepare) == [(), ()]
+    assert await rows_of(connection, nothing, {}, prepare=prepare) == [(), ()]
     silent = Statement("silent", "set application_name = 'silent'")
-    assert await silent.run(connection, {}, prepare=prepare) == []
+    assert await rows_of(connection, silent, {}, prepare=prepare) == []
 
 
 @pytest.mark.parametrize("parameters", [{}, {"a": 1, "b": 2}, {"b": 1}])
@@ -173,13 +188,13 @@ async def test_a_statement_is_prepared_once_on_each_connection_where_that_is_ask
     statement = Statement("prepared", "select %(a)s::integer")
     prepared = "select array_agg(name) from pg_prepared_statements"
     for _ in range(3):
-        await statement.run(connection, {"a": 1}, prepare=False)
+        await rows_of(connection, statement, {"a": 1}, prepare=False)
     assert await run(connection, prepared) == [(None,)]
     for _ in range(3):
-        await statement.run(connection, {"a": 1}, prepare=True)
+        await rows_of(connection, statement, {"a": 1}, prepare=True)
     assert await run(connection, prepared) == [("{counterfoil_prepared}",)]
     async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as other:
-        assert await statement.run(other, {"a": 2}, prepare=True) == [("2",)]
+        assert await rows_of(other, statement, {"a": 2}, prepare=True) == [("2",)]
 
 
 async def test_cursors_can_be_used_before_and_after(connection: Connection) -> None:
@@ -187,7 +202,7 @@ async def test_cursors_can_be_used_before_and_after(connection: Connection) -> N
     for nth in range(8):  # psycopg prepares by itself what comes again and again
         cursor = await connection.execute("select %s::text", [str(nth)])
         assert await cursor.fetchone() == (str(nth),)
-        assert await statement.run(connection, {"a": str(nth)}, prepare=True) == [(str(nth),)]
+        assert await rows_of(connection, statement, {"a": str(nth)}, prepare=True) == [(str(nth),)]
 
 
 @pytest.mark.promise("P1")
@@ -253,20 +268,20 @@ async def test_a_statement_that_could_not_be_prepared_is_prepared_when_it_can_be
     statement = Statement("later", "select n from pg_temp.later where n = %(n)s::integer")
     for _ in range(2):
         with pytest.raises(psycopg.errors.UndefinedTable):
-            await statement.run(connection, {"n": 1}, prepare=True)
+            await rows_of(connection, statement, {"n": 1}, prepare=True)
     await connection.execute("create temporary table later as select 1 as n")
-    assert await statement.run(connection, {"n": 1}, prepare=True) == [("1",)]
+    assert await rows_of(connection, statement, {"n": 1}, prepare=True) == [("1",)]
 
 
 @pytest.mark.promise("P13")
 @both_ways
 async def test_a_server_process_that_dies_during_the_wait_is_an_error(
-    observer: Book, connection: Connection, start: Start[list[Row]], prepare: bool
+    observer: Book, connection: Connection, start: Start[Rows], prepare: bool
 ) -> None:
     async with closed_gate(observer):
         pid = connection.info.backend_pid
         waiting = start(
-            BEHIND_THE_GATE.run(connection, {"secret": "s", "gate": GATE}, prepare=prepare)
+            rows_of(connection, BEHIND_THE_GATE, {"secret": "s", "gate": GATE}, prepare=prepare)
         )
         await at_the_gate(observer, pid)
         await observer.rows("select pg_terminate_backend(%s)", pid)
@@ -275,7 +290,7 @@ async def test_a_server_process_that_dies_during_the_wait_is_an_error(
                 await waiting
     assert connection.closed
     with pytest.raises(psycopg.OperationalError):
-        await BEHIND_THE_GATE.run(connection, {"secret": "s", "gate": GATE}, prepare=prepare)
+        await rows_of(connection, BEHIND_THE_GATE, {"secret": "s", "gate": GATE}, prepare=prepare)
 
 
 # --- Waits that are cancelled -----------------------------------------------------
@@ -284,16 +299,16 @@ async def test_a_server_process_that_dies_during_the_wait_is_an_error(
 @pytest.mark.promise("P3")
 @both_ways
 async def test_nobody_gets_the_answer_of_a_wait_that_was_cancelled(
-    database: Database, observer: Book, start: Start[list[Row]], prepare: bool
+    database: Database, observer: Book, start: Start[Rows], prepare: bool
 ) -> None:
     """The connection is still at work, so it is closed and not lent to the next."""
     pids: list[int] = []
     async with pool_of_one(database.url) as pool:
 
-        async def ask(statement: Statement, parameters: Mapping[str, Parameter]) -> list[Row]:
+        async def ask(statement: Statement, parameters: Mapping[str, Parameter]) -> Rows:
             async with pool.connection() as connection:
                 pids.append(connection.info.backend_pid)
-                return await statement.run(connection, parameters, prepare=prepare)
+                return await rows_of(connection, statement, parameters, prepare=prepare)
 
         async with closed_gate(observer) as gate:
             leaving = start(ask(BEHIND_THE_GATE, {"secret": "somebody else's", "gate": GATE}))
@@ -315,7 +330,7 @@ async def test_nobody_gets_the_answer_of_a_wait_that_was_cancelled(
 
 @pytest.mark.promise("P3")
 async def test_nobody_gets_the_answer_of_a_statement_cancelled_while_it_was_prepared(
-    database: Database, observer: Book, start: Start[list[Row]]
+    database: Database, observer: Book, start: Start[Rows]
 ) -> None:
     """To prepare a statement PostgreSQL looks at its tables, for which it may have to wait."""
     statement = Statement("unprepared", "select count(*) from counterfoil.events")
@@ -323,7 +338,7 @@ async def test_nobody_gets_the_answer_of_a_statement_cancelled_while_it_was_prep
         async with observer.session(role=None) as session, pool.connection() as connection:
             await session.execute("lock table counterfoil.events in access exclusive mode")
             first = connection.info.backend_pid
-            waiting = start(statement.run(connection, {}, prepare=True))
+            waiting = start(rows_of(connection, statement, {}, prepare=True))
             await at_the_gate(observer, first)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -331,7 +346,7 @@ async def test_nobody_gets_the_answer_of_a_statement_cancelled_while_it_was_prep
             await session.commit()
         async with pool.connection() as connection:
             assert connection.info.backend_pid != first
-            assert await statement.run(connection, {}, prepare=True) == [("0",)]
+            assert await rows_of(connection, statement, {}, prepare=True) == [("0",)]
 
 
 # --- What the server says in between ----------------------------------------------
@@ -349,7 +364,7 @@ async def test_large_values_go_out_while_the_server_talks_back(
     columns = ", ".join(f"{number} as c{number}" for number in range(1_500))
     statement = Statement("talkative", f"select length(%(large)s::text), {columns}")
     async with asyncio.timeout(WAIT_SECONDS_MAX):
-        (row,) = await statement.run(connection, {"large": "ü" * 2**21}, prepare=prepare)
+        (row,) = await rows_of(connection, statement, {"large": "ü" * 2**21}, prepare=prepare)
     assert row[0] == str(2**21)
     assert len(row) == 1_501
     assert heard
@@ -370,7 +385,7 @@ async def test_notifications_and_notices_in_between_do_no_harm(
     statement = Statement("between_notices", "select %(a)s::text")
     for nth in range(3):
         await observer.rows("select pg_notify('something', %s)", str(nth))
-        assert await statement.run(connection, {"a": str(nth)}, prepare=True) == [(str(nth),)]
+        assert await rows_of(connection, statement, {"a": str(nth)}, prepare=True) == [(str(nth),)]
         assert await run(connection, "drop table if exists pg_temp.nothing") == []
     assert len(noticed) == 3
     await observer.rows("select pg_notify('something', 'last')")

@@ -103,7 +103,7 @@ class Session(Gate):
         answered = cursor.pgresult
         assert answered is not None
         values = [answered.get_value(0, column) for column in range(answered.nfields)]
-        row = tuple(None if value is None else value.decode() for value in values)
+        row = [None if value is None else value.decode() for value in values]
         return store._group_result(row, [request.event_count for request in requests])
 
     async def execute(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
@@ -115,12 +115,18 @@ class Session(Gate):
         """End the transaction; what was appended is in the book."""
         await self._connection.commit()
 
-    async def notified(self, payload: str) -> None:
-        """Wait for a notification with this payload, on a channel that is listened to."""
+    async def notified(self, payload: str) -> list[str]:
+        """Wait for a notification with this payload, on a channel that is listened to.
+
+        Returns the payloads of all that came until then, this one included.
+        """
+        heard: list[str] = []
         async with asyncio.timeout(WAIT_SECONDS_MAX):
             async for notification in self._connection.notifies():
+                heard.append(notification.payload)
                 if notification.payload == payload:
-                    return
+                    break
+        return heard
 
 
 class Book:
