@@ -81,11 +81,13 @@ class Statement:
         # The statement is its own transaction: an idle connection has committed it.
         if pgconn.transaction_status != pq.TransactionStatus.IDLE:
             raise psycopg.OperationalError("the connection did not come to rest after the commit")
-        columns = range(result.nfields)
+        get, columns = result.get_value, range(result.nfields)
         return [
             tuple(
-                None if (value := result.get_value(row, column)) is None else value.decode()
-                for column in columns
+                [
+                    value if (value := get(row, column)) is None else value.decode()
+                    for column in columns
+                ]
             )
             for row in range(result.ntuples)
         ]
