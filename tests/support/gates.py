@@ -103,7 +103,7 @@ class Session(Gate):
         answered = cursor.pgresult
         assert answered is not None
         values = [answered.get_value(0, column) for column in range(answered.nfields)]
-        row = [None if value is None else value.decode() for value in values]
+        row = tuple([None if value is None else value.decode() for value in values])
         return store._group_result(row, [request.event_count for request in requests])
 
     async def execute(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
