@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib
 import ipaddress
 import os
 import signal
@@ -103,6 +104,8 @@ def dev(
         settings_with("postgresql:///")
         if until_stdin_closes:
             _stop_when_stdin_closes()
+        # What serves takes half a second to load, and PostgreSQL about as long to start.
+        threading.Thread(target=_load_what_serves, name="load the service").start()
         with database(data_dir) as (url, place):
             settings = settings_with(url)
             migrate_database(url)
@@ -336,6 +339,12 @@ def ended_by_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _load_what_serves() -> None:
+    # Whatever is wrong with it is said where it is used.
+    with contextlib.suppress(Exception):
+        importlib.import_module("counterfoil.server.serving")
 
 
 def _run(
