@@ -98,8 +98,22 @@ def refusal(error: errors.CounterfoilError, *, request_id: str) -> Response:
     return problem_response(problem, str(error), request_id=request_id, members=members)
 
 
+def internal_error_response(*, request_id: str) -> Response:
+    """Answer for a fault of ours, of which a caller learns nothing but where it was logged."""
+    return problem_response(
+        problems.INTERNAL_ERROR,
+        "The service made a mistake. It was logged under this request's id.",
+        request_id=request_id,
+    )
+
+
 def register(app: FastAPI) -> None:
     """Let every error of the application become a problem document."""
+
+    async def on_fault(request: Request, _error: Exception) -> Response:
+        # Raised again behind this, and so logged by whoever surrounds the application;
+        # Starlette would have answered in a text of its own before that.
+        return internal_error_response(request_id=request_id(request.scope))
 
     async def on_domain_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, errors.CounterfoilError):  # pragma: no cover
@@ -118,6 +132,7 @@ def register(app: FastAPI) -> None:
         # its parameters would have been declared where the judges of the log belong.
         raise errors.InvariantBroken(f"FastAPI judged input: {error.errors()}") from error
 
+    app.add_exception_handler(Exception, on_fault)
     app.add_exception_handler(errors.CounterfoilError, on_domain_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)

@@ -15,8 +15,7 @@ from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from counterfoil.server.api import problems
-from counterfoil.server.api.errors import problem_response
+from counterfoil.server.api.errors import internal_error_response
 from counterfoil.server.core import limits, metrics
 
 _log = structlog.get_logger(__name__)
@@ -76,11 +75,7 @@ async def internal_error(scope: Scope, receive: Receive, send: Send | None) -> N
     """
     _log.exception("internal error", method=scope["method"], path=scope["path"])
     if send is not None:
-        response = problem_response(
-            problems.INTERNAL_ERROR,
-            "The service made a mistake. It was logged under this request's id.",
-            request_id=scope["state"]["request_id"],
-        )
+        response = internal_error_response(request_id=scope["state"]["request_id"])
         await response(scope, receive, send)
 
 
