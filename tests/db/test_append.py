@@ -514,6 +514,17 @@ def test_condition_that_asks_nothing_is_an_error_and_never_holds(
     assert stored_types(service) == []
 
 
+@pytest.mark.promise("P4")
+def test_condition_that_lacks_its_query_is_kept_by_an_empty_book_alone(
+    service: psycopg.Connection,
+) -> None:
+    """It asks for nothing, and so against everything."""
+    answers = append(service, request(condition={}), request(condition={"after": 0}), request())
+    assert statuses(answers) == ["stored", "condition_failed", "stored"]
+    assert append_one(service, request(condition={"after": 1})).detail == [2]
+    assert append_one(service, request(condition={"after": 2})).status == "stored"
+
+
 def test_unknown_tenant_is_an_error_and_not_a_book(service: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.NoDataFound):
         append_one(service, tenant_id=2)

@@ -12,6 +12,7 @@ from psycopg.pq import ExecStatus
 import counterfoil.server
 from counterfoil.server.core.errors import InvariantBroken
 from counterfoil.server.db import sqlfile
+from counterfoil.server.db.statement import Statement
 from tests.support.cluster import Cluster, Database
 
 SERVER = Path(str(resources.files(counterfoil.server)))
@@ -69,6 +70,11 @@ def test_statement_can_be_prepared(service: psycopg.Connection, path: Path, name
     described = service.pgconn.describe_prepared(b"it")
     types = [described.param_type(index) for index in range(described.nparams)]
     assert UNKNOWN_TYPE not in types
+
+
+def test_statements_without_cursors_are_sent_as_cursors_would_send_them() -> None:
+    for name, text in sqlfile.load("counterfoil.server.log", "queries.sql").items():
+        assert Statement(name, text)._sql.decode() == numbered(text)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SERVER)))
