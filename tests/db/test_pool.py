@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from pydantic import SecretStr
 
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import DatabaseUnavailable
@@ -235,6 +236,21 @@ async def test_server_that_does_not_flush_is_not_ready(data_dir: Path) -> None:
 def test_a_refused_login_is_told_from_a_database_that_is_away(said: str, *, refused: bool) -> None:
     error = psycopg.OperationalError(f"connection failed: connection to server failed: {said}")
     assert login_refused(error) is refused
+
+
+async def test_log_works_without_prepared_statements(database: Database) -> None:
+    """As behind a pooler of transactions, where the next statement finds another session."""
+    with login(database, "counterfoil_service") as service:
+        settings = Settings(database_url=SecretStr(service.url), prepare_statements=False)
+        log = await Log.open(settings)
+        try:
+            for nth in range(1, 4):
+                stored = await log.append(1, append_request(note(nth=nth)))
+                assert (await log.get(1, stored.first_position)).head == nth
+            assert len((await log.latest(1, "writer", limit=9, before=None)).events) == 3
+            assert (await log.ready()).ready
+        finally:
+            await log.close()
 
 
 @pytest.mark.promise("P3")
