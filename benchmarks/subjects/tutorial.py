@@ -10,7 +10,6 @@ that are PostgreSQL's default).
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Final
 
 import psycopg
 
-from benchmarks.harness import requests, work, wrk
+from benchmarks.harness import processes, requests, work, wrk
 from benchmarks.harness.model import BenchmarkError, Roles, Stage
 from counterfoil.server.db import sqlfile
 
@@ -29,9 +28,6 @@ WORKERS: Final = 2
 TEMPLATES: Final = 5_000
 WARM_UP_SECONDS: Final = 1
 
-START_SECONDS_MAX: Final = 60.0
-STOP_SECONDS_MAX: Final = 30.0
-POLL_SECONDS: Final = 0.05
 
 _SQL = sqlfile.load("benchmarks.subjects", "tutorial.sql")
 
@@ -147,31 +143,11 @@ def opened(stage: Stage, database: str) -> Iterator[Tutorial]:
             start_new_session=True,  # Ctrl-C is ours to answer
         )
     try:
-        _wait_until_it_listens(subject.process, port, log)
+        processes.wait_until_it_listens(
+            subject.process, port, name="The tutorial's program", log=log
+        )
         yield subject
     finally:
-        _stop(subject.process)
+        processes.stop(subject.process)
     subject.check()
     stage.cluster.drop_database(database)
-
-
-def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while process.poll() is None and time.monotonic() < deadline:
-        # The parent listens before its workers are ready; whoever connects waits for them.
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(POLL_SECONDS)
-        else:
-            return
-    raise BenchmarkError(f"The tutorial's program does not start:\n{log.read_text()[-1000:]}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS_MAX)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

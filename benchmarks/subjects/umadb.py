@@ -21,13 +21,13 @@ import signal
 import socket
 import subprocess
 import sysconfig
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from benchmarks.harness import processes
 from benchmarks.harness.crew import Client, Crew, open_crew
 from benchmarks.harness.model import BenchmarkError, Roles, Stage
 from benchmarks.subjects import rendered
@@ -35,9 +35,6 @@ from benchmarks.subjects import rendered
 DOORS: Final = "gRPC, its own Python client, 4 processes of threads"
 
 PROCESSES: Final = 4
-START_SECONDS_MAX: Final = 20.0
-STOP_SECONDS_MAX: Final = 30.0
-POLL_SECONDS: Final = 0.05
 
 
 def missing() -> str | None:
@@ -102,7 +99,7 @@ def opened(stage: Stage, name: str, *, clients: int) -> Iterator[UmaDb]:
             start_new_session=True,  # Ctrl-C is ours to answer
         )
     try:
-        _wait_until_it_listens(server, port, log)
+        processes.wait_until_it_listens(server, port, name="UmaDB's server", log=log)
         url = f"http://127.0.0.1:{port}"
         opener = partial(_open_clients, url)
         with open_crew(opener, clients=clients, processes=PROCESSES) as crew:
@@ -110,7 +107,7 @@ def opened(stage: Stage, name: str, *, clients: int) -> Iterator[UmaDb]:
             yield subject
         subject.check()
     finally:
-        _stop(server)
+        processes.stop(server)
 
 
 def _open_clients(url: str, numbers: Sequence[int]) -> list[Client]:
@@ -143,24 +140,3 @@ def _head(url: str) -> int:
     # Its import installs a handler of its own.
     signal.signal(signal.SIGINT, ours)
     return umadb.Client(url).head() or 0
-
-
-def _wait_until_it_listens(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(POLL_SECONDS)
-        else:
-            return
-    raise BenchmarkError(f"UmaDB's server does not start:\n{log.read_text()[-1000:]}")
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(STOP_SECONDS_MAX)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
