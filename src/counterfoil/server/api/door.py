@@ -11,25 +11,17 @@ the long way, on which the same is done by ``Surroundings`` and ``Authentication
 holds and describes every route. One that were missing here would only be slower.
 """
 
-import time
 from collections.abc import Iterable
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from counterfoil.server.access.keys import KeyGate
 from counterfoil.server.api.auth import Authentication, admitted
 from counterfoil.server.api.errors import refusal
-from counterfoil.server.api.middleware import (
-    Surroundings,
-    count,
-    internal_error,
-    log_request,
-    request_id_of,
-    with_ours,
-)
+from counterfoil.server.api.middleware import Exchange, Surroundings
 from counterfoil.server.api.routes import Answer, RawRoute
 from counterfoil.server.core.errors import CounterfoilError
 
@@ -63,40 +55,23 @@ class Door:
         if route is None:
             await self._long_way(scope, receive, send)
             return
-        started_at = time.perf_counter()
-        request_id = request_id_of(scope["headers"])
         scope["route"] = route
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        # Each request is served in a task of its own, and so in a context of its own.
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        status = 0
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = with_ours(message["headers"], request_id)
-                count(scope, status, time.perf_counter() - started_at)
-            await send(message)
-
+        exchange = Exchange(scope, send)
         try:
             try:
-                state["principal"] = admitted(self._gate, scope["headers"])
+                scope["state"]["principal"] = admitted(self._gate, scope["headers"])
                 answer = await route.endpoint(Request(scope, receive))
             except CounterfoilError as error:
-                answer = refusal(error, request_id=request_id)
+                answer = refusal(error, request_id=exchange.request_id)
             if type(answer) is Answer:
-                status = answer.status
-                count(scope, status, time.perf_counter() - started_at)
-                await answer.send(send, with_ours(answer.headers, request_id))
+                await answer.send(send, exchange.started(answer.status, answer.headers))
             else:
-                await answer(scope, receive, send_with_headers)
+                await answer(scope, receive, exchange.send)
         except ClientDisconnect:
             _log.debug("client left", path=scope["path"])
         except Exception:  # noqa: BLE001 - the net under everything else
-            await internal_error(scope, receive, None if status else send_with_headers)
-        log_request(scope, status, started_at)
+            await exchange.fail(receive)
+        exchange.log()
 
     def _matching(self, scope: Scope) -> RawRoute | None:
         """The route of a path with parts that vary; its parts are left in the scope."""

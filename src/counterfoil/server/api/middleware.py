@@ -44,51 +44,70 @@ class Surroundings:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started_at = time.perf_counter()
-        request_id = request_id_of(scope["headers"])
-        scope.setdefault("state", {})["request_id"] = request_id
-        # Each request is served in a task of its own, and so in a context of its own.
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        status = 0
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = with_ours(message["headers"], request_id)
-                count(scope, status, time.perf_counter() - started_at)
-            await send(message)
-
+        exchange = Exchange(scope, send)
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive, exchange.send)
         except ClientDisconnect:
             _log.debug("client left", path=scope["path"])
         except Exception:  # noqa: BLE001 - the net under everything else
-            await internal_error(scope, receive, None if status else send_with_headers)
-        log_request(scope, status, started_at)
+            await exchange.fail(receive)
+        exchange.log()
 
 
-async def internal_error(scope: Scope, receive: Receive, send: Send | None) -> None:
-    """Log what nobody caught, and answer with ``internal-error``; no answer without ``send``.
+class Exchange:
+    """One request and its answer: what is done for each, whichever way it goes.
 
-    To be called where the exception is being handled.
+    To be made when the request arrives: the time is taken from there on.
+
+    Attributes:
+        request_id: the caller's own if it is a fit one, otherwise a new one. It stands in the
+            scope, too, and in every log line of this task.
     """
-    _log.exception("internal error", method=scope["method"], path=scope["path"])
-    if send is not None:
-        response = internal_error_response(request_id=scope["state"]["request_id"])
-        await response(scope, receive, send)
 
+    __slots__ = ("_scope", "_send", "_started_at", "_status", "request_id")
 
-def log_request(scope: Scope, status: int, started_at: float) -> None:
-    """Log one request, where that much is logged; ``started_at`` is of ``time.perf_counter``."""
-    if logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
-        _log.debug(
-            "request",
-            method=scope["method"],
-            path=scope["path"],
-            status=status,
-            seconds=round(time.perf_counter() - started_at, 6),
-        )
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._started_at = time.perf_counter()
+        self._scope = scope
+        self._send = send
+        self._status = 0
+        self.request_id = request_id_of(scope["headers"])
+        scope.setdefault("state", {})["request_id"] = self.request_id
+        # Each request is served in a task of its own, and so in a context of its own.
+        structlog.contextvars.bind_contextvars(request_id=self.request_id)
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer; with its start go our headers, and it is counted."""
+        if message["type"] == "http.response.start":
+            message["headers"] = self.started(message["status"], message["headers"])
+        await self._send(message)
+
+    def started(self, status: int, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Count an answer that is about to be sent; return its headers, with ours."""
+        self._status = status
+        _count(self._scope, status, time.perf_counter() - self._started_at)
+        return _with_ours(headers, self.request_id)
+
+    async def fail(self, receive: Receive) -> None:
+        """Log what nobody caught, and answer with ``internal-error`` unless an answer began.
+
+        To be called where the exception is being handled.
+        """
+        _log.exception("internal error", method=self._scope["method"], path=self._scope["path"])
+        if not self._status:
+            response = internal_error_response(request_id=self.request_id)
+            await response(self._scope, receive, self.send)
+
+    def log(self) -> None:
+        """Log the request, where that much is logged."""
+        if logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+            _log.debug(
+                "request",
+                method=self._scope["method"],
+                path=self._scope["path"],
+                status=self._status,
+                seconds=round(time.perf_counter() - self._started_at, 6),
+            )
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -103,8 +122,7 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return secrets.token_hex(16)
 
 
-def with_ours(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
-    """Return an answer's headers with those that every answer has."""
+def _with_ours(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
     ours = [
         (b"x-request-id", request_id.encode("ascii")),
         (b"x-content-type-options", b"nosniff"),
@@ -114,8 +132,7 @@ def with_ours(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple
     return [*headers, *ours]
 
 
-def count(scope: Scope, status: int, seconds: float) -> None:
-    """Count and time one answer."""
+def _count(scope: Scope, status: int, seconds: float) -> None:
     # Labels are never what a caller chose: an unknown method or path is one value each.
     method = scope["method"] if scope["method"] in _METHODS else "other"
     route = getattr(scope.get("route"), "path_format", "none")
