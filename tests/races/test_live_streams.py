@@ -214,3 +214,31 @@ async def close(items: AsyncIterator[StreamItem]) -> None:
     """Leave a stream, as the HTTP door does when its client is gone."""
     assert isinstance(items, AsyncGenerator)
     await items.aclose()
+
+
+async def test_a_heartbeat_does_not_step_over_what_came_in_with_it(
+    log: Log, one: Caller, tx: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flag is fed at the very moment at which the wait for news ends: whoever breaks off
+    after the heartbeat, and goes on from its id, must still be told."""
+    stream = await log.follow(1, tagged(tx), after=None, incarnation=None)
+    flagged: list[int] = []
+
+    async def ends_as_a_flag_comes_in(_seconds: float) -> bool:
+        if not flagged:
+            flagged.append(stored(await one.append(flag(tx))))
+
+            async def fed() -> bool:
+                return len(stream._buffer) == 1
+
+            await eventually(fed, "the flag to be fed")
+        return False
+
+    monkeypatch.setattr(stream, "_news_within", ends_as_a_flag_comes_in)
+    items = aiter(stream)
+    await anext(items)  # where it stands, said at once
+
+    heartbeat, told_then = await anext(items), await anext(items)
+
+    assert heartbeat.text is None
+    assert heartbeat.position < told_then.position == flagged[0]

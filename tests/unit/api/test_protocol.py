@@ -77,6 +77,12 @@ def test_once_its_headers_are_there_a_request_is_not_hurried() -> None:
     assert connection._too_late is None
 
 
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the body."""
+    body = await Request(scope, receive).body()
+    await PlainTextResponse(b"<" + body + b">")(scope, receive, send)
+
+
 UNREAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n"
 
 
@@ -93,10 +99,80 @@ def test_what_begins_no_request_keeps_no_connection_open(
     asyncio.run(end_of(PlainTextResponse("hello"), *said, in_turn=True))
 
 
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the body."""
-    body = await Request(scope, receive).body()
-    await PlainTextResponse(b"<" + body + b">")(scope, receive, send)
+BODY_TO_COME = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\n"
+
+
+def test_a_body_that_does_not_begin_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else would end the wait: whoever reads a body bounds it from its first byte on."""
+    monkeypatch.setattr(limits, "HEADERS_SECONDS_MAX", 0.1)
+
+    heard, _ = asyncio.run(end_of(echo, BODY_TO_COME))
+
+    assert heard == b""
+
+
+def test_once_it_has_begun_a_body_is_not_hurried() -> None:
+    heard, connection = asyncio.run(end_of(echo, BODY_TO_COME, b"h", b"ello"))
+
+    assert heard.endswith(b"<hello>")
+    assert connection._too_late is None
+
+
+@pytest.mark.parametrize(
+    ("said", "headers"),
+    [
+        (LAST_REQUEST, {}),
+        (REQUEST, {"Connection": "close"}),
+        (LAST_REQUEST, {"Connection": "close"}),
+    ],
+    ids=["asked for", "of the application's own", "both"],
+)
+def test_the_last_answer_of_a_connection_says_so_once(said: bytes, headers: dict[str, str]) -> None:
+    heard, _ = asyncio.run(end_of(PlainTextResponse("hello", headers=headers), said))
+
+    assert heard.endswith(b"hello")
+    assert heard.lower().count(b"connection: close\r\n") == 1
+
+
+def test_a_header_of_two_lines_is_not_sent() -> None:
+    """It would be a header, or an answer, of somebody else's making."""
+
+    async def split(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"2"), (b"location", b"/\r\nset-cookie: mine")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"hi"})
+
+    heard, _ = asyncio.run(end_of(split, REQUEST))
+
+    assert heard == b""
+
+
+def test_answers_are_not_piled_up_for_who_does_not_read() -> None:
+    answer_bytes, count = 8 * 2**20, 6
+    unsent: list[int] = []
+    second = asyncio.Event()
+
+    async def go() -> int:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            unsent.append(connection.transport.get_write_buffer_size())
+            if len(unsent) == 2:
+                second.set()
+            await PlainTextResponse(bytes(answer_bytes))(scope, receive, send)
+
+        config = uvicorn.Config(answer, lifespan="off")
+        config.load()
+        connection = BoundedHttpProtocol(config, ServerState(), {})
+        server = await asyncio.get_running_loop().create_server(lambda: connection, "127.0.0.1", 0)
+        async with server, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(REQUEST * (count - 1) + LAST_REQUEST)
+            await second.wait()
+            heard = len(await reader.read())
+            writer.close()
+        return heard
+
+    assert asyncio.run(go()) > count * answer_bytes
+    assert max(unsent) < 2 * answer_bytes
 
 
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
