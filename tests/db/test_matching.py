@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterfoil.server.log.query import Item, matches
+from counterfoil.server.log.query import Item, matches, query_document
 from tests.db.book import append, event, request
 from tests.support.cluster import Cluster
 from tests.support.examples import examples
@@ -89,9 +89,7 @@ def test_sql_and_python_agree_on_what_matches(
             "select * from counterfoil.matching_v1(%s, %s, %s, %s, %s, %s, %s)",
             [
                 tenant_id,
-                None
-                if question.query is None
-                else json.dumps([item.document() for item in question.query]),
+                None if question.query is None else json.dumps(query_document(question.query)),
                 None if question.payload is None else json.dumps(question.payload),
                 question.after,
                 question.up_to,

@@ -32,7 +32,13 @@ from counterfoil.server.core.errors import (
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.log.model import AppendRequest, judge_append, judge_batch
 from counterfoil.server.log.operations import Log
-from counterfoil.server.log.query import Item, ReadRequest, judge_query, judge_read_parameters
+from counterfoil.server.log.query import (
+    Item,
+    ReadRequest,
+    judge_query,
+    judge_read_parameters,
+    query_document,
+)
 from tests.properties.documents import Json, read, write
 from tests.properties.model import (
     Answer,
@@ -127,7 +133,7 @@ def judged(request: ModelRequest, key: str | None) -> AppendRequest:
     body: dict[str, Json] = bodies[0] if request.operation == "append" else {"events": bodies}
     if request.condition is not None:
         body["condition"] = {
-            "fail_if": [item.document() for item in request.condition.fail_if],
+            "fail_if": query_document(request.condition.fail_if),
             "after": request.condition.after,
         }
     judge = judge_append if request.operation == "append" else judge_batch
@@ -265,7 +271,7 @@ class BookMachine(RuleBasedStateMachine):
         limit: int,
         by_parameters: bool,
     ) -> Any:
-        documents = [item.document() for item in query or ()]
+        documents = query_document(query or ())
         asked: dict[str, Json] = {"query": documents, **bounds, "order": order, "limit": limit}
         if not documents or (by_parameters and len(documents) == 1):
             # Parameters can ask for one item, and alone can ask for nothing.
@@ -308,7 +314,7 @@ class BookMachine(RuleBasedStateMachine):
     @rule(target=seen_heads, query=queries)
     def look(self, query: tuple[Item, ...]) -> int:
         """A read whose head somebody decides on later."""
-        asked = {"query": [item.document() for item in query]}
+        asked = {"query": query_document(query)}
         found = self.run(self.log.page(self.tenant_id, request_for(asked)))
         assert found.head == self.model.head
         self.compare_events(found.events, self.model.matching(query))

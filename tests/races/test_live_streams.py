@@ -242,3 +242,31 @@ async def test_a_heartbeat_does_not_step_over_what_came_in_with_it(
 
     assert heartbeat.text is None
     assert heartbeat.position < told_then.position == flagged[0]
+
+
+async def test_a_heartbeat_does_not_step_over_what_there_was_no_room_for(
+    log: Log, one: Caller, tx: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, with an event that no buffer takes: the stream is behind, and reads it."""
+    monkeypatch.setattr(limits, "STREAM_BUFFER_BYTES_MAX", 10)
+    stream = await log.follow(1, tagged(tx), after=None, incarnation=None)
+    flagged: list[int] = []
+
+    async def ends_as_a_flag_comes_in(_seconds: float) -> bool:
+        if not flagged:
+            flagged.append(stored(await one.append(flag(tx))))
+
+            async def fed() -> bool:
+                return stream._feed.position == flagged[0]
+
+            await eventually(fed, "the feed to pass the flag")
+        return False
+
+    monkeypatch.setattr(stream, "_news_within", ends_as_a_flag_comes_in)
+    items = aiter(stream)
+    await anext(items)  # where it stands, said at once
+
+    heartbeat, told_then = await anext(items), await anext(items)
+
+    assert heartbeat.text is None
+    assert heartbeat.position < told_then.position == flagged[0]

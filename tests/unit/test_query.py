@@ -21,6 +21,8 @@ from counterfoil.server.log.query import (
     judge_query,
     judge_read_parameters,
     judge_stream_parameters,
+    leads_of,
+    leads_to,
     matches,
 )
 
@@ -67,6 +69,24 @@ def test_an_event_matches_as_the_rule_says(
     query: list[Item], agent: str, event_type: str, tags: frozenset[str]
 ) -> None:
     assert matches(query, agent, event_type, tags) == naive_matches(query, agent, event_type, tags)
+
+
+@settings(max_examples=500)
+@given(st.none() | st.lists(items, max_size=3), few, few, subsets)
+def test_an_event_that_matches_has_a_lead_to_it(
+    query: list[Item] | None, agent: str, event_type: str, tags: frozenset[str]
+) -> None:
+    """Who looks for what an event concerns by these finds all of it."""
+    if matches(query, agent, event_type, tags):
+        assert leads_to(query) & set(leads_of(agent, event_type, tags))
+
+
+def test_leads_tell_apart_what_they_can() -> None:
+    """One tag of an item that asks for several; and a name is not taken for another's."""
+    two_tags = Item(types=frozenset({"t"}), tags=frozenset({"a:1", "b:2"}))
+    assert len(leads_to([two_tags])) == 1
+    assert not leads_to([two_tags]) & set(leads_of("a", "t", ["c:3"]))
+    assert not leads_to([Item(agents=frozenset({"x"}))]) & set(leads_of("a", "x", []))
 
 
 def test_no_query_asks_nothing() -> None:

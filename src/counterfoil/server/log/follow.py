@@ -4,7 +4,9 @@ Theory of operation
 -------------------
 A *feed* is one task for each book that has live readers in this process. It learns of a
 new head (a doorbell, or a look every ``STREAM_POLL_SECONDS``), reads the events above its
-own position once, and offers each to every *stream* that has joined it.
+own position once, and offers each to the *streams* that have joined it and that it may
+concern. Those it finds by what their queries ask, so that an event costs what it concerns
+and not what is subscribed.
 
 A stream is one reader. It is in one of two states:
 
@@ -30,7 +32,7 @@ A waiting stream holds no connection and no transaction. Positions are gapless a
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -38,7 +40,7 @@ import structlog
 
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import AfterAboveHead, BookRestored, Busy, Unavailable
-from counterfoil.server.log.query import ReadRequest, matches
+from counterfoil.server.log.query import Lead, ReadRequest, leads_of, leads_to, matches
 from counterfoil.server.log.store import FedEvent, Store
 
 _log = structlog.get_logger(__name__)
@@ -60,7 +62,8 @@ class Stream:
 
     It is fed until its iterator is closed, so whoever opens a stream must begin to iterate.
 
-    ``head`` and ``incarnation`` are what the book showed when the stream was opened.
+    ``head`` and ``incarnation`` are what the book showed when the stream was opened;
+    ``leads`` tells the feed which events may concern it.
     """
 
     def __init__(
@@ -68,13 +71,14 @@ class Stream:
     ) -> None:
         self.incarnation = incarnation
         self.head = head
+        self.leads = leads_to(filters.query)
         self._feed = feed
         self._filters = filters
         self._position = position
         self._joined = False
         self._buffer: deque[tuple[int, str]] = deque()
         self._buffered_bytes = 0
-        self._offered_to = position
+        self._taken_to = position
         self._news = asyncio.Event()
 
     def offer(self, event: FedEvent, tags: frozenset[str]) -> None:
@@ -82,7 +86,7 @@ class Stream:
 
         Only who gets something is woken: most events concern few of the streams.
         """
-        if not self._joined or event.position <= self._offered_to:
+        if not self._joined or event.position <= self._taken_to:
             return
         if matches(self._filters.query, event.agent_name, event.event_type, tags):
             if (
@@ -90,12 +94,11 @@ class Stream:
                 or self._buffered_bytes + len(event.text) > limits.STREAM_BUFFER_BYTES_MAX
             ):
                 self._joined = False
-                self.wake()
-                return
-            self._buffer.append((event.position, event.text))
-            self._buffered_bytes += len(event.text)
+            else:
+                self._buffer.append((event.position, event.text))
+                self._buffered_bytes += len(event.text)
+                self._taken_to = event.position
             self.wake()
-        self._offered_to = event.position
 
     def feed_moved(self) -> None:
         """The feed stands elsewhere now: news for a stream that is behind. Called by the feed."""
@@ -121,16 +124,13 @@ class Stream:
                     self._buffered_bytes -= len(text)
                     yield StreamItem(self._position, self.incarnation, text)
                 elif self._joined:
-                    self._position = self._offered_to
                     if not await self._news_within(limits.STREAM_HEARTBEAT_SECONDS):
-                        # What went by meanwhile and did not match counts as read; what
-                        # came in at this very moment does not.
-                        if not self._buffer:
-                            self._position = self._offered_to
+                        # What went by meanwhile and did not match counts as read; what came
+                        # in at this very moment, or had no room then, does not.
+                        if self._stands_with_the_feed():
+                            self._position = max(self._position, self._feed.position)
                         yield self._heartbeat()
                 else:
-                    # Behind: what was offered while it was joined counts as read.
-                    self._position = max(self._position, self._offered_to)
                     async for item in self._read_on():
                         yield item
         finally:
@@ -152,13 +152,13 @@ class Stream:
             self._feed.end()
             return
         for position, text in zip(page.positions, page.texts, strict=True):
-            self._position = self._offered_to = position
+            self._position = self._taken_to = position
             yield StreamItem(position, self.incarnation, text)
         if page.found == limits.STREAM_PAGE_EVENTS or page.found > len(page.positions):
             return
         # All that matches up to this page's head has been read. From here to the joining
         # there is no await, so the feed cannot move in between.
-        self._position = self._offered_to = max(page.head, self._position)
+        self._position = self._taken_to = max(page.head, self._position)
         if self._filters.payload_document is None:
             self._joined = self._position >= self._feed.position
         elif self._feed.position <= self._position and not await self._news_within(
@@ -174,6 +174,10 @@ class Stream:
             return False
         return True
 
+    def _stands_with_the_feed(self) -> bool:
+        """Whether it has all that matches up to where the feed is, and its reader too."""
+        return self._joined and not self._buffer
+
     def _heartbeat(self) -> StreamItem:
         return StreamItem(self._position, self.incarnation, None)
 
@@ -188,6 +192,7 @@ class _Feed:
         self.ended = False
         self._incarnation = incarnation
         self._streams: set[Stream] = set()
+        self._concerned: defaultdict[Lead, set[Stream]] = defaultdict(set)
         self._bell = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"feed {tenant_id}")
 
@@ -198,11 +203,17 @@ class _Feed:
 
     def enter(self, stream: Stream) -> None:
         self._streams.add(stream)
+        for lead in stream.leads:
+            self._concerned[lead].add(stream)
         metrics.STREAM_SUBSCRIBERS.inc()
 
     def leave(self, stream: Stream) -> None:
         if stream in self._streams:
             self._streams.remove(stream)
+            for lead in stream.leads:
+                self._concerned[lead].remove(stream)
+                if not self._concerned[lead]:
+                    del self._concerned[lead]
             metrics.STREAM_SUBSCRIBERS.dec()
         if not self._streams:
             self.end()
@@ -252,12 +263,20 @@ class _Feed:
                 bytes_max=limits.STREAM_PAGE_BYTES_MAX,
             )
             for event in events:
-                tags = frozenset(event.tags)
-                for stream in self._streams:
-                    stream.offer(event, tags)
+                self._offer(event)
             self.position = events[-1].position
             for stream in self._streams:
                 stream.feed_moved()
+
+    def _offer(self, event: FedEvent) -> None:
+        """Offer an event to each stream that it may concern; to one that it may not, never."""
+        tags = frozenset(event.tags)
+        concerned: set[Stream] = set()
+        for lead in leads_of(event.agent_name, event.event_type, tags):
+            # Not by [], which would keep an empty set for every tag that ever went by.
+            concerned.update(self._concerned.get(lead, ()))
+        for stream in concerned:
+            stream.offer(event, tags)
 
 
 class Followers:

@@ -28,7 +28,7 @@ from counterfoil.server.log.fields import (
     derived_tag_fault,
     derived_tags,
 )
-from counterfoil.server.log.query import Condition, judged_items
+from counterfoil.server.log.query import Condition, query_document
 from counterfoil.server.log.refusals import field_errors, not_an_object, refuse
 
 # --- On the wire ------------------------------------------------------------------
@@ -321,16 +321,13 @@ def _event_document(event: NewEvent, path: Path, errors: list[FieldError]) -> di
 
 def _values_of(condition: Condition) -> int:
     return sum(
-        len(values or ())
+        len(item.types or ()) + len(item.agents or ()) + len(item.tags or ())
         for item in condition.fail_if
-        for values in (item.types, item.agents, item.tags)
     )
 
 
 def _condition_document(condition: Condition) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "fail_if": [item.document() for item in judged_items(condition.fail_if)]
-    }
+    document: dict[str, Any] = {"fail_if": query_document(condition.fail_if)}
     if condition.after is not None:
         document["after"] = condition.after
     if condition.incarnation is not None:

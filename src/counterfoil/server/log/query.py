@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -195,11 +195,6 @@ class Item:
     agents: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
 
-    def document(self) -> dict[str, list[str]]:
-        """The item as the database takes it: what is asked only, each list sorted."""
-        asked = {"types": self.types, "agents": self.agents, "tags": self.tags}
-        return {name: sorted(values) for name, values in asked.items() if values}
-
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
@@ -255,9 +250,19 @@ class ReadRequest:
         return blake2b(encode(filters), digest_size=QUERY_DIGEST_BYTES).digest()
 
 
-def judged_items(query: Iterable[QueryItem]) -> tuple[Item, ...]:
-    """The items of a query that pydantic has judged."""
-    return tuple(_item(asked.types, asked.agents, asked.tags) for asked in query)
+def query_document(query: Iterable[QueryItem | Item]) -> list[dict[str, list[str]]]:
+    """A judged query as the database takes it: what is asked only, each value once, sorted."""
+    document = []
+    for asked in query:
+        item = {}
+        if asked.types:
+            item["types"] = sorted(set(asked.types))
+        if asked.agents:
+            item["agents"] = sorted(set(asked.agents))
+        if asked.tags:
+            item["tags"] = sorted(set(asked.tags))
+        document.append(item)
+    return document
 
 
 def _item(types: list[str] | None, agents: list[str] | None, tags: list[str] | None) -> Item:
@@ -276,10 +281,37 @@ def matches(
     )
 
 
+Lead: TypeAlias = tuple[Literal["tag", "agent", "type"], str] | None
+"""A value of an event, and what of the event it is; None is in every event."""
+
+
+def leads_to(query: Iterable[Item] | None) -> frozenset[Lead]:
+    """Of these, every event that matches has at least one: what to look for it by.
+
+    As few as tell it apart: of each item one tag, or else its agents, or else its types.
+    """
+    found: set[Lead] = set()
+    for item in (Item(),) if query is None else query:
+        if item.tags:
+            found.add(("tag", min(item.tags)))
+        elif item.agents:
+            found.update(("agent", name) for name in item.agents)
+        elif item.types:
+            found.update(("type", name) for name in item.types)
+        else:
+            found.add(None)
+    return frozenset(found)
+
+
+def leads_of(agent_name: str, event_type: str, tags: Iterable[str]) -> list[Lead]:
+    """All that an event can be found by."""
+    return [None, ("agent", agent_name), ("type", event_type), *(("tag", tag) for tag in tags)]
+
+
 def _filtered(asked: _Narrowing, items: tuple[Item, ...] | None) -> ReadRequest:
     return ReadRequest(
         query=items,
-        query_document=None if items is None else encode([i.document() for i in items]).decode(),
+        query_document=None if items is None else encode(query_document(items)).decode(),
         payload_document=None if asked.payload is None else encode(asked.payload).decode(),
         after=asked.after or 0,
     )
@@ -315,7 +347,8 @@ def judge_query(body: bytes) -> ReadRequest:
         asked = QueryBody.model_validate(tree)
     except ValidationError as error:
         raise refuse(field_errors(error, QueryBody)) from None
-    return _paged(asked, judged_items(asked.query), "body")
+    items = tuple(_item(item.types, item.agents, item.tags) for item in asked.query)
+    return _paged(asked, items, "body")
 
 
 def judge_read_parameters(parameters: Sequence[tuple[str, str]]) -> ReadRequest:

@@ -764,12 +764,20 @@ begin
         select e.position into v_seen from counterfoil.events e
         where e.tenant_id = p_tenant_id order by e.position desc limit 1;
         v_seen := coalesce(v_seen, 0);
-        v_suspects := counterfoil.may_match(p_tenant_id, v_asked, 0, v_seen);
-        foreach v_nth in array coalesce(v_suspects, '{}') loop
-            v_early := jsonb_set(v_early, array[v_nth::text], to_jsonb(array(
+        -- Many of these are no violations: a tag that others bear too, under another type. Held
+        -- against the rule here, outside the lock, they need no look of their own under it.
+        -- A condition without a query asks nothing, and any event of the group violates it.
+        foreach v_nth in array
+            coalesce(counterfoil.may_match(p_tenant_id, v_asked, 0, v_seen), '{}')
+        loop
+            v_conflicts := array(
                 select counterfoil.matching_v1(
                     p_tenant_id, v_requests[v_nth].fail_if, null,
-                    v_requests[v_nth].condition_after, v_seen, c_conflicts_max, false))));
+                    v_requests[v_nth].condition_after, v_seen, c_conflicts_max, false));
+            if v_conflicts <> '{}' or v_requests[v_nth].fail_if is null then
+                v_early := jsonb_set(v_early, array[v_nth::text], to_jsonb(v_conflicts));
+                v_suspects := v_suspects || v_nth;
+            end if;
         end loop;
         v_suspects := array_cat(v_suspects, counterfoil.may_match_in_group(v_asked, v_events));
     end if;
