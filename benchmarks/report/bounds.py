@@ -54,11 +54,13 @@ def figures(series: CellSeries, *, cores: int) -> Mapping[str, str]:
     """What the prose may say of a cell, by name, ready to be read."""
     rate = series.spread(series.rate or "")
     group = series.spread("requests_per_group")
+    deliveries = series.spread("deliveries_per_event")
     busy = {role: series.cores(role) for role in (*ROLES, "kernel")}
     return {
         "rate": number(rate.median) if rate else UNKNOWN,
         **{f"{name}_ms": _milliseconds(series, name) for name in ("p50", "p99")},
         "group": number(group.median) if group else UNKNOWN,
+        "deliveries": number(deliveries.median) if deliveries else UNKNOWN,
         **{f"{role}_us": _microseconds(series, role) for role in (*ROLES, "kernel")},
         **{f"{role}_cores": number(value) for role, value in busy.items()},
         "busy": number(sum(busy.values())),

@@ -11,6 +11,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 _FENCE: Final = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING: Final = re.compile(r"^#{1,6} (?P<title>.+)$", re.MULTILINE)
+_NAMED_PLACE: Final = re.compile(r'^<a id="(?P<name>[^"]+)"></a>$', re.MULTILINE)
 _LINK: Final = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _CODE: Final = re.compile(r"`([^`\n]+)`")
 
@@ -56,9 +57,15 @@ class Page:
         return [heading["title"] for heading in _HEADING.finditer(self.prose)]
 
     @property
+    def heading_anchors(self) -> list[str]:
+        """The anchors of its headings, in their order."""
+        return [_anchor(title) for title in self.headings]
+
+    @property
     def anchors(self) -> set[str]:
         """What can stand behind a # in an address of this page."""
-        return {_anchor(title) for title in self.headings}
+        named = {place["name"] for place in _NAMED_PLACE.finditer(self.prose)}
+        return named.union(self.heading_anchors)
 
     @property
     def links(self) -> list[str]:
@@ -107,7 +114,7 @@ def all_pages() -> list[Page]:
     """Every document of the repository."""
     names = [path.name for path in ROOT.glob("*.md")]
     names += [path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")]
-    names += [path.relative_to(ROOT).as_posix() for path in ROOT.glob("benchmarks/*.md")]
+    names += [path.relative_to(ROOT).as_posix() for path in ROOT.glob("benchmarks/**/*.md")]
     return [page(name) for name in sorted(names)]
 
 
