@@ -6,6 +6,7 @@ that run it, when they run it, so that the light installation has all the others
 """
 
 import io
+import signal
 import sys
 
 
@@ -19,4 +20,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # An export is UTF-8 wherever it is made, and no name in a book may end a command.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    raise SystemExit(run())
+    code = run()
+    # Nothing is left to be interrupted: another Ctrl-C would only leave a stack trace.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise SystemExit(code)

@@ -67,19 +67,28 @@ class Company:
     async def start(self, environment: Mapping[str, str]) -> None:
         """Start every agent. They wait for their brief."""
         for name in words.AGENTS:
-            self._processes[name] = process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "counterfoil.cli.demo.agents",
-                name,
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                env={**os.environ, **environment},
-                limit=wire.LINE_BYTES_MAX,
-                start_new_session=True,
-            )
-            self._listening.append(asyncio.create_task(self._listen(name, process)))
+            starting = asyncio.create_task(self._start(name, environment))
+            try:
+                await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                # One that is half started can be ended by nobody.
+                await starting
+                raise
+
+    async def _start(self, name: str, environment: Mapping[str, str]) -> None:
+        self._processes[name] = process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "counterfoil.cli.demo.agents",
+            name,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env={**os.environ, **environment},
+            limit=wire.LINE_BYTES_MAX,
+            start_new_session=True,
+        )
+        self._listening.append(asyncio.create_task(self._listen(name, process)))
 
     async def tell(self, name: str, command: Mapping[str, Any]) -> None:
         """Send one agent a command; waits while its pipe is full."""
@@ -164,18 +173,38 @@ async def company(environment: Mapping[str, str]) -> AsyncIterator[Company]:
         started.dismiss()
         raise
     finally:
-        with _ctrl_c_ignored():
-            await started.end()
+        await started.end()
 
 
 @contextlib.contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """What ends within a bound is not to be left half done by a second Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ctrl_c_once() -> Iterator[None]:
+    """Let the first Ctrl-C cancel this task, and take no other while it ends.
+
+    asyncio's own handler would let the second one out of the event loop in the middle of
+    whatever it does, the start of a process included.
+
+    Raises:
+        KeyboardInterrupt: it was pressed; what had to be ended has ended.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    pressed = False
+
+    def on_ctrl_c() -> None:
+        nonlocal pressed
+        if not pressed and task is not None:
+            task.cancel()
+        pressed = True
+
+    loop.add_signal_handler(signal.SIGINT, on_ctrl_c)
     try:
         yield
+    except asyncio.CancelledError:
+        if pressed:
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 async def perform(
@@ -192,24 +221,26 @@ async def perform(
 
     Raises:
         Failure: the run could not be finished.
+        KeyboardInterrupt: Ctrl-C was pressed, and the agents have ended.
     """
     tally = Tally()
-    async with company(environment) as agents:
-        for name in words.AGENTS:
-            await agents.tell(name, brief.command())
-        for _ in words.AGENTS:
-            await agents.next_report()  # ready
-        started = time.monotonic()
-        posting = asyncio.create_task(_post(agents, transactions, brief.run_id))
-        try:
-            while tally.decided < len(transactions):
-                report = await agents.next_report()
-                tally.take(report)
-                on_report(tally)
-                await _answer(agents, report)
-        finally:
-            posting.cancel()
-        return tally, time.monotonic() - started
+    with _ctrl_c_once():
+        async with company(environment) as agents:
+            for name in words.AGENTS:
+                await agents.tell(name, brief.command())
+            for _ in words.AGENTS:
+                await agents.next_report()  # ready
+            started = time.monotonic()
+            posting = asyncio.create_task(_post(agents, transactions, brief.run_id))
+            try:
+                while tally.decided < len(transactions):
+                    report = await agents.next_report()
+                    tally.take(report)
+                    on_report(tally)
+                    await _answer(agents, report)
+            finally:
+                posting.cancel()
+            return tally, time.monotonic() - started
 
 
 async def _post(agents: Company, transactions: Sequence[Transaction], run_id: str) -> None:
