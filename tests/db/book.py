@@ -12,12 +12,16 @@ Request = dict[str, Any]
 
 APPEND: Final = """
     select first_position, created_at, head, clock_ahead_seconds, others
-    from counterfoil.append_v2(%s, %s::jsonb, %s)
+    from counterfoil.append_v3(%s, %s::jsonb, %s)
 """
 
 
+ACT_FOR: Final = "select set_config('counterfoil.tenant_id', %s, false)"
+"""Whose rows a session may see from now on. The service says so for each transaction."""
+
+
 class Answer(NamedTuple):
-    """What ``append_v2`` answers to one request."""
+    """What ``append_v3`` answers to one request."""
 
     status: str
     first_position: int | None
@@ -82,6 +86,7 @@ def append(
     """
     texts = [asked if isinstance(asked, str) else json.dumps(asked) for asked in requests]
     parameters = [tenant_id, f"[{','.join(texts)}]", limits.LOCK_WAIT_MILLISECONDS_MAX]
+    connection.execute(ACT_FOR, [str(tenant_id)])
     row = connection.execute(APPEND, parameters).fetchone()
     assert row is not None
     position, created_at, head, ahead, others = cast("tuple[int, str, int, float, list[Any]]", row)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from tests.db.book import ACT_FOR
 from tests.support.cluster import Database
 
 
@@ -20,6 +21,7 @@ def service(database: Database) -> Iterator[psycopg.Connection]:
     """A session with the rights of the service, and no others."""
     with psycopg.connect(database.url, autocommit=True) as connection:
         connection.execute("set role counterfoil_service")
+        connection.execute(ACT_FOR, ["1"])
         yield connection
 
 
@@ -28,4 +30,5 @@ def eraser(database: Database) -> Iterator[psycopg.Connection]:
     """A session with the rights of whoever blanks payloads, and no others."""
     with psycopg.connect(database.url, autocommit=True) as connection:
         connection.execute("set role counterfoil_eraser")
+        connection.execute(ACT_FOR, ["1"])
         yield connection

@@ -10,13 +10,16 @@ from typing import Final, LiteralString
 import psycopg
 import pytest
 
-from tests.db.book import append_one, event, request
+from tests.db.book import ACT_FOR, append_one, event, request
 from tests.db.scratch import login
 from tests.support.cluster import Cluster, Database
 
 pytestmark = pytest.mark.promise("P6")
 
-TABLES: Final = ("schema_migrations", "books", "events", "event_tags", "idempotency_keys")
+TABLES: Final = (
+    *("schema_migrations", "books", "events", "event_tags", "idempotency_keys"),
+    *("keys", "key_uses", "rules", "event_types", "freezes"),
+)
 LOG_TABLES: Final = ("books", "events", "event_tags", "idempotency_keys")
 BLANK: Final = "update counterfoil.events set payload = null, salt = null where position = 1"
 
@@ -97,6 +100,9 @@ def test_service_has_no_right_to_change_a_table(
         "select counterfoil.write_run(1, '{}', '{}', 0, 2, now(), false)",
         "select counterfoil.may_match(1, '{}', 0, 2)",
         "select counterfoil.may_match_in_group('{}', '{}')",
+        'select counterfoil.apply_effect(1, \'{"effect": "none"}\', 3, now())',
+        "select counterfoil.add_key(1, '{}', 3, now())",
+        "select digest from counterfoil.keys",
         "select * from counterfoil.idempotency_keys",
         "create table counterfoil.mine (n integer)",
         "create function counterfoil.mine() returns integer language sql return 1",
@@ -123,7 +129,10 @@ def test_service_reads_the_book(service: psycopg.Connection) -> None:
         ).fetchone()
         == (True,)
     ]
-    assert readable == ["schema_migrations", "books", "events", "event_tags"]
+    assert readable == [
+        *("schema_migrations", "books", "events", "event_tags"),
+        *("key_uses", "rules", "event_types", "freezes"),
+    ]
 
 
 def test_service_cannot_lock_the_book_itself(service: psycopg.Connection) -> None:
@@ -179,7 +188,7 @@ def test_eraser_sets_no_other_value_and_blanks_both_or_none(
         "select * from counterfoil.books",
         "select * from counterfoil.idempotency_keys",
         "select * from counterfoil.schema_migrations",
-        "select counterfoil.append_v2(1, '[]', 1000)",
+        "select counterfoil.append_v3(1, '[]', 1000)",
         "select counterfoil.matching_v1(1, null, null, 0, 9, 9, false)",
         "select counterfoil.write_run(1, '{}', '{}', 0, 2, now(), false)",
         "select counterfoil.may_match(1, '{}', 0, 2)",
@@ -217,6 +226,7 @@ def test_eraser_cannot_forge_with_an_operator_of_its_own(
                 f"rightarg = counterfoil.events, function = craft.{name})"
             )
         connection.execute("set search_path = craft, pg_catalog")
+        connection.execute(ACT_FOR, ["1"])
         with pytest.raises(psycopg.errors.RestrictViolation):
             connection.execute("update counterfoil.events set payload = '{\"forged\": true}'")
     assert everything(owner) == before
@@ -299,7 +309,7 @@ def test_nothing_is_open_to_the_public(owner: psycopg.Connection) -> None:
     "attempt",
     [
         "select count(*) from counterfoil.events",
-        "select counterfoil.append_v2(1, '[]', 1000)",
+        "select counterfoil.append_v3(1, '[]', 1000)",
         "select counterfoil.time_text(now())",
     ],
 )

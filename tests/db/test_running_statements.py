@@ -224,7 +224,7 @@ FAILURES = {
     "selekt %(zero)s::integer": "42601",
     "select (%(zero)s::text || 'x')::integer": "22P02",
     "insert into counterfoil.books (tenant_id, name) values (1 + %(zero)s::integer, 'x')": "23505",
-    "select counterfoil.append_v2(%(zero)s::integer, '[]', 1000)": "22023",
+    "select counterfoil.append_v3(%(zero)s::integer, '[]', 1000)": "22023",
     "select from pg_sleep(60 + %(zero)s::integer)": "57014",
     "select from pg_terminate_backend(pg_backend_pid() + %(zero)s::integer)": "57P01",
 }
@@ -237,16 +237,21 @@ async def test_errors_are_those_of_psycopgs_cursors(
 ) -> None:
     """By class, SQLSTATE and message: what was certain of an append is told from them."""
     caught: list[psycopg.Error] = []
-    for way in ("statement", "cursor"):
+    for way in ("statement", "as a tenant", "cursor"):
         async with await psycopg.AsyncConnection.connect(
             database.url, autocommit=True
         ) as connection:
+            await connection.execute("select set_config('counterfoil.tenant_id', '0', false)")
             if FAILURES[sql] == "57014":
                 await connection.execute("set statement_timeout = 50")
             failing: Awaitable[object] = (
                 connection.execute(sql.encode(), {"zero": 0}, prepare=prepare)
                 if way == "cursor"
-                else Statement("failing", sql).run(connection, {"zero": 0}, prepare=prepare)
+                else Statement("failing", sql).run(
+                    *(connection, {"zero": 0}),
+                    prepare=prepare,
+                    tenant_id=0 if way == "as a tenant" else None,
+                )
             )
             with pytest.raises(psycopg.Error) as raised:
                 await failing
@@ -256,11 +261,12 @@ async def test_errors_are_those_of_psycopgs_cursors(
             else:
                 assert connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
                 assert await run(connection, "select 1") == [("1",)]
-    ours, theirs = caught
-    assert ours.sqlstate == FAILURES[sql]
-    assert type(ours) is type(theirs)
-    assert ours.sqlstate == theirs.sqlstate
-    assert ours.diag.message_primary == theirs.diag.message_primary
+    *both, theirs = caught
+    for ours in both:
+        assert ours.sqlstate == FAILURES[sql]
+        assert type(ours) is type(theirs)
+        assert ours.sqlstate == theirs.sqlstate
+        assert ours.diag.message_primary == theirs.diag.message_primary
 
 
 async def test_a_statement_that_could_not_be_prepared_is_prepared_when_it_can_be(

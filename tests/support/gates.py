@@ -91,6 +91,9 @@ class Session(Gate):
         lock_wait_milliseconds: int = limits.LOCK_WAIT_MILLISECONDS_MAX,
     ) -> GroupResult:
         """Run these requests as one group."""
+        await self._connection.execute(
+            "select set_config('counterfoil.tenant_id', %s, true)", [str(tenant_id)]
+        )
         documents = b"[" + b",".join(request.document for request in requests) + b"]"
         cursor = await self._connection.execute(
             store._SQL["append"],
@@ -192,6 +195,9 @@ class Book:
         ) as connection:
             if role is not None:
                 await connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+                await connection.execute(
+                    "select set_config('counterfoil.tenant_id', %s, false)", [str(DEFAULT_TENANT)]
+                )
                 await connection.commit()
             try:
                 yield Session(connection)

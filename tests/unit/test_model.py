@@ -453,7 +453,7 @@ def test_the_schema_of_an_append_says_its_limits() -> None:
 
     assert schema["required"] == ["agent_name", "event_type", "payload"]
     assert (name["minLength"], name["maxLength"]) == (1, limits.NAME_CHARACTERS_MAX)
-    assert name["not"] == {"enum": [".", ".."]}
+    assert name["not"] == {"enum": [".", "..", "counterfoil"]}
     assert schema["properties"]["tags"]["anyOf"][0]["maxItems"] == limits.TAGS_MAX
     assert schema["properties"]["condition"]["$ref"] == "#/$defs/Condition"
     assert "null" not in json.dumps(schema["properties"]["condition"])

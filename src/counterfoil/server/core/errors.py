@@ -62,6 +62,21 @@ class UnknownCause(InputError):
     """``caused_by`` names an event that is not in the book yet."""
 
 
+class PayloadMismatch(InputError):
+    """A payload does not fit the schema that its event type is registered with."""
+
+    def __init__(
+        self, message: str, errors: Sequence[FieldError], *, event_type: str, version: int
+    ) -> None:
+        super().__init__(message, errors)
+        self.event_type = event_type
+        self.version = version
+
+
+class UnregisteredType(InputError):
+    """An event's type has no schema, and this tenant takes none without."""
+
+
 class Unauthenticated(CounterfoilError):
     """No key, or not one that opens this service. The two are told apart nowhere."""
 
@@ -92,6 +107,29 @@ class ConditionFailed(CounterfoilError):
 
 class BookRestored(CounterfoilError):
     """A cursor, stream id or condition comes from before the book was restored."""
+
+
+class Frozen(CounterfoilError):
+    """Something that the append writes about is frozen.
+
+    ``freeze`` is its id: the position of the event that says so.
+    """
+
+    def __init__(self, message: str, freeze: int) -> None:
+        super().__init__(message)
+        self.freeze = freeze
+
+
+class RulesChanged(CounterfoilError):
+    """The append was judged by rules that have changed since. Judged anew, it may stand."""
+
+
+class EffectRefused(CounterfoilError):
+    """What one of the service's own events was to do cannot be done. ``reason`` is a word."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the effect was refused: {reason}")
+        self.reason = reason
 
 
 class IdempotencyMismatch(CounterfoilError):

@@ -171,6 +171,32 @@ def _judge_time(text: str) -> str:
 # --- The fields themselves --------------------------------------------------------
 
 
+OWN_AGENT: Final = "counterfoil"
+"""Under which name the service itself writes: about keys, rules and freezes. No key may."""
+
+OWN_TYPE_PREFIX: Final = "counterfoil."
+"""How the types of those events begin."""
+
+
+def _not_the_services_name(name: str) -> str:
+    if name == OWN_AGENT:
+        raise PydanticCustomError(
+            REFUSAL,
+            f"`{OWN_AGENT}` is the name under which the service itself writes. Choose another.",
+        )
+    return name
+
+
+def _not_the_services_type(event_type: str) -> str:
+    if event_type.startswith(OWN_TYPE_PREFIX):
+        raise PydanticCustomError(
+            REFUSAL,
+            f"Event types that begin with `{OWN_TYPE_PREFIX}` are the service's own: it writes "
+            "them about keys, rules and freezes. Choose another.",
+        )
+    return event_type
+
+
 def _not_a_dot_segment(name: str) -> str:
     if name in {".", ".."}:
         raise PydanticCustomError(
@@ -190,9 +216,17 @@ Name = Annotated[
 AgentName = Annotated[
     Name,
     AfterValidator(_not_a_dot_segment),
-    Field(json_schema_extra={"not": {"enum": [".", ".."]}}),
+    AfterValidator(_not_the_services_name),
+    Field(json_schema_extra={"not": {"enum": [".", "..", OWN_AGENT]}}),
 ]
 """The agent name of a new event."""
+
+NewEventType = Annotated[
+    Name,
+    AfterValidator(_not_the_services_type),
+    Field(json_schema_extra={"not": {"pattern": rf"^{re.escape(OWN_TYPE_PREFIX)}"}}),
+]
+"""The event type of a new event."""
 
 Tag = Annotated[
     str,

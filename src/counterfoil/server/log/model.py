@@ -7,7 +7,7 @@ together; what they return holds one JSON document that the stored function take
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -21,14 +21,14 @@ from counterfoil.server.log.fields import (
     REFUSAL,
     AgentName,
     EventId,
-    Name,
+    NewEventType,
     Tags,
     Time,
     Wire,
     derived_tag_fault,
     derived_tags,
 )
-from counterfoil.server.log.query import Condition, query_document
+from counterfoil.server.log.query import Condition, QueryItem, query_document
 from counterfoil.server.log.refusals import field_errors, not_an_object, refuse
 
 # --- On the wire ------------------------------------------------------------------
@@ -77,7 +77,9 @@ class NewEvent(Wire):
     """One event to append. Optional fields may be left out or null."""
 
     agent_name: Annotated[AgentName, Field(description="Who writes.", examples=["fraud_agent"])]
-    event_type: Annotated[Name, Field(description="What happened.", examples=["flag_transaction"])]
+    event_type: Annotated[
+        NewEventType, Field(description="What happened.", examples=["flag_transaction"])
+    ]
     payload: Annotated[
         dict[str, Any],
         Field(
@@ -152,9 +154,11 @@ class AppendRequest:
         condition_after: the position above which its condition looks; None without one.
         condition_values: types, agents and tags that its condition names, 0 without one: each
             may have to be looked up.
+        events: the judged events, each with its path in the body.
+        fail_if: what its condition asks, None without one.
     """
 
-    operation: Literal["append", "batch"]
+    operation: Literal["append", "batch", "own"]
     document: bytes
     event_count: int
     size_bytes: int
@@ -162,6 +166,15 @@ class AppendRequest:
     causes: tuple[tuple[str, Sequence[int]], ...]
     condition_after: int | None
     condition_values: int
+    events: "Sequence[tuple[Path, NewEvent]]" = field(default=(), compare=False, repr=False)
+    fail_if: Sequence[QueryItem] | None = field(default=None, compare=False)
+
+    def under(self, rules: int) -> "AppendRequest":
+        """The same, judged under the rules that were changed last at this position; 0: none."""
+        if not rules:
+            return self
+        document = b'{"rules":%d,%b' % (rules, self.document[1:])
+        return replace(self, document=document, size_bytes=len(document))
 
 
 # --- Judging ----------------------------------------------------------------------
@@ -287,6 +300,8 @@ def _judged(
         causes=causes,
         condition_after=None if condition is None else condition.after or 0,
         condition_values=0 if condition is None else _values_of(condition),
+        events=events,
+        fail_if=None if condition is None else condition.fail_if,
     )
 
 
@@ -347,9 +362,9 @@ def _judged_payload(
         )
         errors.append(FieldError(pointer_to((*path, "payload")), sentence))
     tags = set()
-    for field, tag in derived_tags(payload):
-        if fault := derived_tag_fault(field, tag):
-            errors.append(FieldError(pointer_to((*path, "payload", field)), fault))
+    for name, tag in derived_tags(payload):
+        if fault := derived_tag_fault(name, tag):
+            errors.append(FieldError(pointer_to((*path, "payload", name)), fault))
             if len(errors) >= limits.FIELD_ERRORS_MAX:
                 break
         tags.add(tag)

@@ -17,14 +17,17 @@ from counterfoil.server.core.errors import (
     BookRestored,
     ConditionFailed,
     CounterfoilError,
+    EffectRefused,
     EventNotFound,
     FieldError,
+    Frozen,
     IdempotencyMismatch,
     InputError,
     InvalidInput,
     InvariantBroken,
     NotWritten,
     OutcomeUnknown,
+    RulesChanged,
     Unavailable,
     UnknownCause,
 )
@@ -147,6 +150,9 @@ class Log:
         Raises:
             ConditionFailed, IdempotencyMismatch, BookRestored: refused; nothing was stored.
             AfterAboveHead, UnknownCause, InvalidInput: refused for what the request says.
+            Frozen: something that it writes about is frozen.
+            RulesChanged: it was judged by outdated rules; to be judged anew.
+            EffectRefused: of the service's own events, what it was to do cannot be done.
             Busy, NotWritten: not written, for now.
             OutcomeUnknown: written or not; only the same idempotency key can tell.
         """
@@ -334,6 +340,13 @@ class Log:
                     for pointer, cause in islice(unknown, limits.FIELD_ERRORS_MAX)
                 ]
                 return UnknownCause("An event can only be caused by an earlier one.", errors)
+            case "frozen":
+                (freeze,) = result.detail or (0,)
+                return Frozen(f"What this writes about is frozen (freeze {freeze}).", freeze)
+            case "rules_changed":
+                return RulesChanged("The rules changed while this was judged.")
+            case "effect_refused":
+                return EffectRefused(result.reason or "")
             case "payload_too_large":
                 (index,) = result.detail or (0,)
                 pointer = (
@@ -351,7 +364,7 @@ class Log:
                     ],
                 )
             case _:
-                return InvariantBroken(f"append_v2 answered {result.status!r}")
+                return InvariantBroken(f"append_v3 answered {result.status!r}")
 
 
 def _outcome(error: CounterfoilError) -> str:

@@ -4,52 +4,49 @@ Everything here speaks in positions, texts and results; no cursor and no row lea
 Event texts are PostgreSQL's own JSON, passed on as they came.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeVar, cast
+from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
 import psycopg
 
 from counterfoil.server.core import limits
-from counterfoil.server.core.errors import (
-    DatabaseUnavailable,
-    InvariantBroken,
-    ReadTooSlow,
-    invariant,
-)
+from counterfoil.server.core.errors import invariant
 from counterfoil.server.db import sqlfile
 from counterfoil.server.db.pool import Connection, Pool
-from counterfoil.server.db.statement import Parameter, Row, Statement
+from counterfoil.server.db.reading import Reader, first, only, there
+from counterfoil.server.db.statement import Parameter, Row, statements_of
 from counterfoil.server.log.model import AppendRequest
 
 AppendStatus = Literal[
     "stored",
     "replayed",
     "key_reused",
+    "frozen",
+    "rules_changed",
     "payload_too_large",
     "book_restored",
     "after_above_head",
     "condition_failed",
     "unknown_cause",
+    "effect_refused",
 ]
 
 _SQL: Final = sqlfile.load("counterfoil.server.log", "queries.sql")
-_STATEMENTS: Final = {name: Statement(name, sql) for name, sql in _SQL.items()}
-
-_UNREACHABLE: Final = "The database cannot be reached at the moment."
+_STATEMENTS: Final = statements_of("counterfoil.server.log")
 
 
 class AppendResult(NamedTuple):
-    """What ``append_v2`` answered to one request of a group.
+    """What ``append_v3`` answered to one request of a group.
 
     Attributes:
         first_position: of its events; None where it was refused.
         created_at: their time; None where it was refused.
         head: the book's last position as the request saw it (stored: its own last event).
         detail: condition_failed: the first positions in the way; payload_too_large: the
-            index of the event.
+            index of the event; frozen: the freeze's id.
+        reason: effect_refused: why, in one word.
     """
 
     status: AppendStatus
@@ -58,10 +55,11 @@ class AppendResult(NamedTuple):
     created_at: str | None
     head: int
     detail: list[int] | None
+    reason: str | None = None
 
 
 class GroupResult(NamedTuple):
-    """What ``append_v2`` answered to a group.
+    """What ``append_v3`` answered to a group.
 
     Attributes:
         requests: the answers, in the order of the requests.
@@ -77,7 +75,7 @@ class GroupResult(NamedTuple):
 
 
 class _Other(msgspec.Struct):
-    """A request of a group that was not stored, as ``append_v2`` writes it."""
+    """A request of a group that was not stored, as ``append_v3`` writes it."""
 
     request: int
     status: AppendStatus
@@ -85,6 +83,7 @@ class _Other(msgspec.Struct):
     detail: list[int] | None = None
     first_position: int | None = None
     created_at: str | None = None
+    reason: str | None = None
 
 
 _others: Final = msgspec.json.Decoder(list[_Other])
@@ -136,7 +135,8 @@ class Store:
     """Reads through a pool, and appends through connections that the writer holds."""
 
     def __init__(self, reads: Pool) -> None:
-        self._reads = reads
+        self._prepare = reads.prepare
+        self._reader = Reader(reads)
 
     async def append(
         self, connection: Connection, tenant_id: int, requests: Sequence[AppendRequest]
@@ -158,14 +158,15 @@ class Store:
                 "requests": f"[{documents.decode()}]",
                 "lock_wait_milliseconds": limits.LOCK_WAIT_MILLISECONDS_MAX,
             },
-            prepare=self._reads.prepare,
+            prepare=self._prepare,
+            tenant_id=tenant_id,
         )
-        return _group_result(_only(rows), [request.event_count for request in requests])
+        return _group_result(only(rows), [request.event_count for request in requests])
 
     async def head(self, tenant_id: int) -> Head:
         """Where the book stands."""
-        rows = await self._read("head", {"tenant_id": tenant_id})
-        return _head(_only(rows))
+        rows = await self._read("head", {"tenant_id": tenant_id}, tenant_id)
+        return _head(only(rows))
 
     async def page(
         self,
@@ -198,15 +199,16 @@ class Store:
                 "bytes_max": bytes_max,
                 "newest_first": newest_first,
             },
+            tenant_id,
         )
-        head = _head(_first(rows))
+        head = _head(first(rows))
         shown = [row for row in rows if row[2] is not None]
         return Shown(
             incarnation=head.incarnation,
             head=head.position,
-            positions=tuple(int(_there(row[2])) for row in shown),
-            texts=tuple(_there(row[3]) for row in shown),
-            found=int(_there(shown[0][4])) if shown else 0,
+            positions=tuple(int(there(row[2])) for row in shown),
+            texts=tuple(there(row[3]) for row in shown),
+            found=int(there(shown[0][4])) if shown else 0,
         )
 
     async def latest(
@@ -226,19 +228,22 @@ class Store:
                 "limit": limit,
                 "bytes_max": bytes_max,
             },
+            tenant_id,
         )
         head, texts = _head_and_texts(rows)
-        return head, texts, int(_there(rows[0][3])) if texts else 0
+        return head, texts, int(there(rows[0][3])) if texts else 0
 
     async def one(self, tenant_id: int, position: int) -> tuple[Head, tuple[str, ...]]:
         """The event at ``position``: one text or none."""
-        rows = await self._read("one", {"tenant_id": tenant_id, "position": position})
+        rows = await self._read("one", {"tenant_id": tenant_id, "position": position}, tenant_id)
         return _head_and_texts(rows)
 
     async def at_positions(self, tenant_id: int, positions: Sequence[int]) -> tuple[str, ...]:
         """The texts of the events at these positions, oldest first."""
-        rows = await self._read("at_positions", {"tenant_id": tenant_id, "positions": positions})
-        return tuple(_there(text) for (text,) in rows)
+        rows = await self._read(
+            "at_positions", {"tenant_id": tenant_id, "positions": positions}, tenant_id
+        )
+        return tuple(there(text) for (text,) in rows)
 
     async def feed(
         self, tenant_id: int, *, after: int, up_to: int, limit: int, bytes_max: int
@@ -253,49 +258,29 @@ class Store:
                 "limit": limit,
                 "bytes_max": bytes_max,
             },
+            tenant_id,
         )
         fed: list[FedEvent] = []
         for row in rows:
-            position, agent_name, event_type, tags, text = map(_there, row)
+            position, agent_name, event_type, tags, text = map(there, row)
             fed.append(FedEvent(int(position), agent_name, event_type, _tags.decode(tags), text))
         return fed
 
     async def ring(self, tenant_id: int, head: int) -> None:
         """Tell other processes that the book has grown to ``head``. It may get lost."""
-        await self._read("ring", {"tenant_id": tenant_id, "head": head})
+        await self._read("ring", {"tenant_id": tenant_id, "head": head}, None)
 
     async def state(self) -> DatabaseState:
         """What readiness asks."""
-        rows = await self._read("readiness", {})
-        *states, version = map(_there, _only(rows))
+        rows = await self._read("readiness", {}, None)
+        *states, version = map(there, only(rows))
         fsync, full_page_writes, writable = (state == "t" for state in states)
         return DatabaseState(fsync, full_page_writes, writable, int(version))
 
-    async def _read(self, name: str, parameters: Mapping[str, Parameter]) -> list[Row]:
-        """Run one reading statement; again while its connection turns out to be dead.
-
-        A restart of the database leaves up to a whole pool of dead connections behind, and
-        a read can be repeated. What the server refuses itself is not.
-
-        Raises:
-            DatabaseUnavailable: the database cannot be reached, or does not answer.
-            ReadTooSlow: the statement ran into its time limit.
-        """
-        for _ in range(self._reads.size_max + 1):
-            async with self._reads.connection() as connection:
-                try:
-                    async with asyncio.timeout(limits.READ_SECONDS_MAX):
-                        return await _STATEMENTS[name].run(
-                            connection, parameters, prepare=self._reads.prepare
-                        )
-                except psycopg.errors.QueryCanceled as error:
-                    raise ReadTooSlow(
-                        "This read took too long in the database. Ask for fewer events, or by a tag."
-                    ) from error
-                except (psycopg.OperationalError, TimeoutError) as error:
-                    if isinstance(error, TimeoutError) or not connection.closed:
-                        raise DatabaseUnavailable(_UNREACHABLE) from error
-        raise DatabaseUnavailable(_UNREACHABLE)
+    async def _read(
+        self, name: str, parameters: Mapping[str, Parameter], tenant_id: int | None
+    ) -> list[Row]:
+        return await self._reader.read(_STATEMENTS[name], parameters, tenant_id=tenant_id)
 
 
 async def listen(connection: Connection) -> None:
@@ -316,18 +301,18 @@ def recover(url: str) -> list[tuple[str, str, str]]:
     with psycopg.connect(
         url, autocommit=True, application_name="counterfoil recover"
     ) as connection:
-        rows = connection.execute(_SQL["recover"]).fetchall()
+        with connection.transaction():
+            connection.execute(_SQL["see_all_books"])
+            rows = connection.execute(_SQL["recover"]).fetchall()
         return [cast("tuple[str, str, str]", row) for row in rows]
 
-
-_Value = TypeVar("_Value")
 
 _tags: Final = msgspec.json.Decoder(list[str])
 
 
 def _group_result(row: Row, event_counts: Sequence[int]) -> GroupResult:
     """The answer of every request: those that were stored follow one another."""
-    first, created_at, head, ahead, has_listeners = map(_there, row[:5])
+    first, created_at, head, ahead, has_listeners = map(there, row[:5])
     others = {} if row[5] is None else {other.request: other for other in _others.decode(row[5])}
     position = int(first)
     results: list[AppendResult] = []
@@ -336,37 +321,20 @@ def _group_result(row: Row, event_counts: Sequence[int]) -> GroupResult:
             results.append(
                 AppendResult(
                     *(other.status, other.first_position, event_count, other.created_at),
-                    *(other.head, other.detail),
+                    *(other.head, other.detail, other.reason),
                 )
             )
         else:
             last = position + event_count - 1
             results.append(AppendResult("stored", position, event_count, created_at, last, None))
             position = last + 1
-    invariant(position == int(head) + 1, "append_v2 stored what it says")
+    invariant(position == int(head) + 1, "append_v3 stored what it says")
     return GroupResult(results, int(head), float(ahead), has_listeners == "t")
 
 
-def _there(value: _Value | None) -> _Value:
-    """A value that the statement always answers."""
-    invariant(value is not None, "the statement answers this column")
-    return cast("_Value", value)
-
-
-def _first(rows: Sequence[Row]) -> Row:
-    if not rows:
-        raise InvariantBroken("there is no book for this tenant")
-    return rows[0]
-
-
-def _only(rows: Sequence[Row]) -> Row:
-    invariant(len(rows) <= 1, "the statement answers one row")
-    return _first(rows)
-
-
 def _head(row: Row) -> Head:
-    return Head(_there(row[0]), int(_there(row[1])))
+    return Head(there(row[0]), int(there(row[1])))
 
 
 def _head_and_texts(rows: Sequence[Row]) -> tuple[Head, tuple[str, ...]]:
-    return _head(_first(rows)), tuple(row[2] for row in rows if row[2] is not None)
+    return _head(first(rows)), tuple(row[2] for row in rows if row[2] is not None)

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 All appends of a tenant are serial in the database, and each commit costs a flush. So each
-process puts what is waiting for a tenant into one call of ``append_v2`` and starts the
+process puts what is waiting for a tenant into one call of ``append_v3`` and starts the
 next as soon as the last returned: while one group is being flushed, the next gathers.
 Nothing waits on purpose; an append that finds its lane idle starts at once, alone.
 
@@ -12,6 +12,9 @@ Nothing waits on purpose; an append that finds its lane idle starts at once, alo
     request tasks      append() ──► lane (a queue) ──► driver (a task, owns a connection)
       hold a future  ◄───────────────────────────────  one group in flight at a time
 
+* There are fewer connections than there may be busy lanes. While another driver waits for
+  one, each gives its own back after every group, and the pool serves them in the order in
+  which they asked: a tenant whose queue is never empty takes turns with all others.
 * A lane is one tenant's; a group holds one tenant's appends; lanes run side by side. A
   tenant has a second lane for conditions that look far back: checking one may take long,
   before it comes to the lock, and that must not be everybody's wait.
@@ -41,9 +44,10 @@ leaves the outcome open. An append of unknown outcome is never sent again from h
 """
 
 import asyncio
+import contextlib
 import select
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
 from typing import Final
 
@@ -175,6 +179,7 @@ class GroupCommit:
         self._heads: dict[int, int] = {}
         self._drivers: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._without_connection = 0
 
     async def append(self, tenant_id: int, request: AppendRequest) -> AppendResult:
         """Hand in one append and wait for its outcome, refusals of its content included.
@@ -232,11 +237,14 @@ class GroupCommit:
         try:
             while lane.waiting and lane.driver is me:
                 try:
-                    async with self._pool.connection() as connection:
-                        while lane.waiting and lane.driver is me and _is_quiet(connection):
+                    async with self._connection() as connection:
+                        while lane.waiting and lane.driver is me:
+                            if not _is_quiet(connection):
+                                await connection.close()
+                                break
                             await self._commit(connection, lane, lane.next_group())
-                        if lane.waiting:
-                            await connection.close()
+                            if self._without_connection:
+                                break
                 except DatabaseUnavailable as error:
                     # Everybody who waits would wait for the same connection.
                     if lane.driver is me:
@@ -249,6 +257,17 @@ class GroupCommit:
         finally:
             if lane.driver is me:
                 self._release(lane)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection, and be counted as waiting for it meanwhile."""
+        async with contextlib.AsyncExitStack() as stack:
+            self._without_connection += 1
+            try:
+                connection = await stack.enter_async_context(self._pool.connection())
+            finally:
+                self._without_connection -= 1
+            yield connection
 
     def _retire(
         self, lane: _Lane, driver: asyncio.Task[None] | None, group: Sequence[_Waiting]

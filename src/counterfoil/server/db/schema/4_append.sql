@@ -27,186 +27,31 @@
 -- group. A suspected condition is held against matching_v1, the one definition of what
 -- matches.
 --
+-- What may be written is settled in the same order as what is written (5_rules.sql):
+--
+--   * A freeze holds from its event's position on. It is asked for under the lock.
+--   * Schemas cannot be checked in here. So each request carries the position of the last
+--     change of rules under which its process judged it. Where that is not the last change
+--     any more, the answer is rules_changed, and the process judges it anew.
+--   * The service's own requests (`own`) may carry an effect: a key made, a type registered,
+--     a tag frozen. It is applied at the position of the request's event, and every request
+--     behind it in the group is judged by what it changed.
+--
 -- The row in books is locked and never updated: see 1_tables.sql. There are no EXCEPTION
 -- blocks: each would burn a transaction id, and one that fails lets go of the lock.
 --
 -- Whatever this function cannot answer for a single request, it raises for the group,
 -- and nothing of the group is stored; the caller then runs the group in halves.
 
--- One event, taken apart and digested, before it has a position.
-create type counterfoil.new_event as (
-    agent_name text,
-    event_type text,
-    payload jsonb,
-    payload_bytes integer,
-    tags text[],
-    occurred_at timestamptz,
-    caused_by bigint[],
-    context jsonb,
-    salt bytea,
-    digest bytea,
-    principal text,
-    -- which request of the group it belongs to, counted from 1
-    request integer
-);
-
--- One request, taken apart.
-create type counterfoil.new_request as (
-    principal text,
-    key text,
-    -- of the content, where there is a key
-    content_digest bytea,
-    events_count integer,
-    -- how many events the group has up to and including this request
-    events_to integer,
-    -- the highest id that one of its events names as its cause
-    cause_max bigint,
-    fail_if jsonb,
-    condition_after bigint,
-    condition_incarnation text
-);
-
--- One value that an item of a condition asks for. Of an item that asks for tags these are
--- its tags, and an event matches it only if all of them occur: `wanted` is their number. Of
--- any other they are its agents, or else its types, and `wanted` is 1.
-create type counterfoil.asked_value as (
-    request integer,
-    item integer,
-    way text,           -- tag, agent or type; null where the item asks nothing at all
-    value text,
-    wanted integer,
-    after bigint
-);
-
--- Which requests' conditions may be violated by an event in p_after < position <= p_up_to,
--- looked at no further back than each condition's own `after`. One probe of an index for
--- each value. It tells too many: an item that asks for tags is judged by its tags alone,
--- and by each for itself. It never tells too few.
-create function counterfoil.may_match(
-    p_tenant_id integer,
-    p_asked counterfoil.asked_value[],
-    p_after bigint,         -- exclusive
-    p_up_to bigint          -- inclusive
-) returns integer[]
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-set enable_bitmapscan = off
-set enable_seqscan = off
-set jit = off
-as $$
-begin
-    return (select array_agg(distinct suspect.request)
-    from (
-        select a.request
-        from unnest(p_asked) as a
-        where case a.way
-            when 'tag' then (
-                select true from counterfoil.event_tags t
-                where t.tenant_id = p_tenant_id and t.tag = a.value
-                  and t.position > greatest(a.after, p_after) and t.position <= p_up_to
-                limit 1)
-            when 'agent' then (
-                select true from counterfoil.events e
-                where e.tenant_id = p_tenant_id
-                  and (e.agent_name, e.position) > (a.value, greatest(a.after, p_after))
-                  and (e.agent_name, e.position) <= (a.value, p_up_to)
-                order by e.agent_name, e.position limit 1)
-            when 'type' then (
-                select true from counterfoil.events e
-                where e.tenant_id = p_tenant_id
-                  and (e.event_type, e.position) > (a.value, greatest(a.after, p_after))
-                  and (e.event_type, e.position) <= (a.value, p_up_to)
-                order by e.event_type, e.position limit 1)
-            else true
-        end
-        group by a.request, a.item, a.wanted
-        having count(*) >= a.wanted
-    ) as suspect);
-end
-$$;
-
--- Which requests' conditions may be violated by an event of an earlier request of the same
--- group. It tells too many as may_match does, and never too few.
-create function counterfoil.may_match_in_group(
-    p_asked counterfoil.asked_value[],
-    p_events counterfoil.new_event[]
-) returns integer[]
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-set enable_nestloop = off
-as $$
-begin
-    return (select array_agg(distinct suspect.request)
-    from (
-        select a.request
-        from unnest(p_asked) as a
-        join (
-            select 'tag' as way, t.tag as value, min(e.request) as request
-            from unnest(p_events) as e cross join lateral unnest(e.tags) as t (tag)
-            group by t.tag
-            union all
-            select 'agent', e.agent_name, min(e.request)
-            from unnest(p_events) as e group by e.agent_name
-            union all
-            select 'type', e.event_type, min(e.request)
-            from unnest(p_events) as e group by e.event_type
-        ) as given on given.way = a.way and given.value = a.value and given.request < a.request
-        group by a.request, a.item, a.wanted
-        having count(*) >= a.wanted
-    ) as suspect);
-end
-$$;
-
--- Writes a run of accepted requests: their events at the positions after p_head, their tags
--- and their keys. Only append_v2 may call it, under the lock.
-create function counterfoil.write_run(
-    p_tenant_id integer,
-    p_events counterfoil.new_event[],
-    p_requests counterfoil.new_request[],
-    -- where the run begins in its group: how many events are before it
-    p_events_before integer,
-    p_head bigint,
-    p_created_at timestamptz,
-    p_keyed boolean
-) returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    insert into counterfoil.events (
-        tenant_id, position, agent_name, event_type, payload, tags, created_at,
-        occurred_at, caused_by, context, salt, digest, principal)
-    select p_tenant_id, p_head + e.nth, e.agent_name, e.event_type, e.payload, e.tags,
-           p_created_at, e.occurred_at, e.caused_by, e.context, e.salt, e.digest, e.principal
-    from unnest(p_events) with ordinality as e (
-        agent_name, event_type, payload, payload_bytes, tags, occurred_at, caused_by,
-        context, salt, digest, principal, request, nth);
-
-    insert into counterfoil.event_tags (tenant_id, tag, position)
-    select p_tenant_id, t.tag, p_head + e.nth
-    from unnest(p_events) with ordinality as e (
-        agent_name, event_type, payload, payload_bytes, tags, occurred_at, caused_by,
-        context, salt, digest, principal, request, nth)
-    cross join lateral unnest(e.tags) as t (tag);
-
-    if p_keyed then
-        insert into counterfoil.idempotency_keys (
-            tenant_id, principal, key, content_digest, first_position, event_count, created_at)
-        select p_tenant_id, r.principal, r.key, r.content_digest,
-               p_head + r.events_to - r.events_count - p_events_before + 1, r.events_count,
-               p_created_at
-        from unnest(p_requests) as r
-        where r.key is not null;
-    end if;
-end
-$$;
-
-create function counterfoil.append_v2(
+create function counterfoil.append_v3(
     p_tenant_id integer,
     -- [{"operation", "principal", "key"?, "traceparent"?, "cause_max"?,
     --   "events": [{"agent_name", "event_type", "payload", "tags", "occurred_at"?,
     --               "caused_by"?, "context"?}],
-    --   "condition": {"fail_if": query, "after"?, "incarnation"?}?}, …]
+    --   "condition": {"fail_if": query, "after"?, "incarnation"?}?,
+    --   "rules"?: position, "own"?: true, "effect"?: {…}, "asked"?: {…}}, …]
+    -- Of a request with a key, `asked` is what its content is compared by; without it, all of
+    -- it but what each try adds.
     p_requests jsonb,
     p_lock_wait_milliseconds integer,
     -- The requests that are not in `others` were stored, in their order: the first of their
@@ -221,12 +66,14 @@ create function counterfoil.append_v2(
     out has_listeners boolean,
     -- null, or of each request that was not stored:
     --   {"request": its place in the group, from 0,
-    --    "status": replayed, key_reused, payload_too_large, book_restored,
-    --              after_above_head, condition_failed or unknown_cause,
+    --    "status": replayed, key_reused, frozen, rules_changed, payload_too_large,
+    --              book_restored, after_above_head, condition_failed, unknown_cause or
+    --              effect_refused,
     --    "head": the book's last position as this request saw it,
     --    "first_position", "created_at": of the answer that is given again,
     --    "detail": condition_failed: the first positions in the way;
-    --              payload_too_large: the event's index}
+    --              payload_too_large: the event's index; frozen: the freeze's id,
+    --    "reason": effect_refused: why, in one word}
     out others jsonb
 )
 language plpgsql volatile
@@ -267,14 +114,28 @@ declare
     v_stored record;
     v_status text;
     v_detail bigint[];
+    v_reason text;
     v_answer jsonb;
+    v_rules_min bigint;                     -- what the group was judged under
+    v_rules_max bigint;
+    v_rules bigint;                         -- what it has to be judged under
+    v_freezes boolean;                      -- something in the book may be frozen
+    v_freeze bigint;                        -- one that holds a request's events
+    v_frozen integer[];                     -- requests that write what is frozen
+    v_effect_from integer;                  -- the first request with an effect
     v_before integer;                       -- events of the group before this request
     v_run_from integer := 1;                -- the first accepted, unwritten request
     v_run_before integer := 0;              -- events of the group before that one
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception 'append_v2 must run at READ COMMITTED: what is committed while it waits must be seen'
+        raise exception 'append_v3 must run at READ COMMITTED: what is committed while it waits must be seen'
             using errcode = 'invalid_transaction_state';
+    end if;
+    -- Two ways lead here, the caller's setting and the caller's argument, and both must name
+    -- the same book: row-level security goes by the first.
+    if counterfoil.current_tenant() is distinct from p_tenant_id then
+        raise exception 'append_v3 was called for tenant % in a transaction that is not that tenant''s',
+            p_tenant_id using errcode = 'insufficient_privilege';
     end if;
     -- An acknowledged event is a flushed event, whatever the role or the database say.
     if current_setting('synchronous_commit') not in ('on', 'remote_apply') then
@@ -319,18 +180,23 @@ begin
                    -- What must be equal for two requests to be the same: the operation, the
                    -- events and the condition. Not what the transport adds to each try.
                    case when r.request ? 'key' then sha256(convert_to(
-                       (r.request - array['principal', 'key', 'traceparent'])::text, 'UTF8')) end,
+                       coalesce(r.request -> 'asked', r.request - array[
+                           'principal', 'key', 'traceparent', 'rules'])::text, 'UTF8')) end,
                    r.events_count, r.events_to, (r.request ->> 'cause_max')::bigint,
                    r.request -> 'condition' -> 'fail_if',
                    case when r.request ? 'condition'
                         then coalesce((r.request -> 'condition' ->> 'after')::bigint, 0) end,
-                   r.request -> 'condition' ->> 'incarnation'
+                   r.request -> 'condition' ->> 'incarnation',
+                   coalesce((r.request ->> 'rules')::bigint, 0), r.request ? 'own',
+                   r.request -> 'effect'
                )::counterfoil.new_request order by r.nth),
            bool_or(r.request ? 'key'), bool_or(r.request ? 'condition'),
-           not bool_or(r.request ?| array['key', 'condition', 'cause_max']),
+           not bool_or(r.request ?| array['key', 'condition', 'cause_max', 'own']),
+           min(coalesce((r.request ->> 'rules')::bigint, 0)),
+           max(coalesce((r.request ->> 'rules')::bigint, 0)),
            -- Counting on with a null would answer `stored` to a group that was not written.
            bool_and(coalesce(r.events_count > 0, false))
-    into v_requests, v_keyed, v_conditional, v_plain, v_complete
+    into v_requests, v_keyed, v_conditional, v_plain, v_rules_min, v_rules_max, v_complete
     from (
         select e.request, e.nth, jsonb_array_length(e.request -> 'events') as events_count,
                sum(jsonb_array_length(e.request -> 'events')) over (order by e.nth) as events_to
@@ -349,7 +215,7 @@ begin
         into v_asked
         from unnest(v_requests) with ordinality as r (
             principal, key, content_digest, events_count, events_to, cause_max, fail_if,
-            after, incarnation, nth)
+            after, incarnation, rules, own, effect, nth)
         left join lateral jsonb_array_elements(r.fail_if) with ordinality as i (item, nth) on true
         left join lateral (
             select case when i.item -> 'tags' <> '[]' then 'tag'
@@ -405,7 +271,11 @@ begin
     -- ring in vain, which costs little; a listener is never missed.
     has_listeners := not pg_try_advisory_xact_lock(c_listeners_lock);
 
-    if v_plain then
+    select r.position into v_rules from counterfoil.rules r where r.tenant_id = p_tenant_id;
+    v_rules := coalesce(v_rules, 0);
+    v_freezes := exists (select from counterfoil.freezes f where f.tenant_id = p_tenant_id);
+
+    if v_plain and not v_freezes and v_rules_min = v_rules and v_rules_max = v_rules then
         perform counterfoil.write_run(
             p_tenant_id, v_events, v_requests, 0, head, v_now, false);
         head := head + cardinality(v_events);
@@ -416,15 +286,27 @@ begin
         v_suspects := array_cat(
             v_suspects, counterfoil.may_match(p_tenant_id, v_asked, v_seen, head));
     end if;
+    if v_freezes then
+        v_frozen := counterfoil.frozen_requests(p_tenant_id, v_events, v_now);
+    end if;
+    v_effect_from := (
+        select min(r.nth)
+        from unnest(v_requests) with ordinality as r (
+            principal, key, content_digest, events_count, events_to, cause_max, fail_if,
+            after, incarnation, rules, own, effect, nth)
+        where r.effect is not null);
     select array_agg(r.nth order by r.nth) into v_special
     from (
         select r.*, count(*) over (partition by r.principal, r.key) as bearers
         from unnest(v_requests) with ordinality as r (
             principal, key, content_digest, events_count, events_to, cause_max, fail_if,
-            after, incarnation, nth)
+            after, incarnation, rules, own, effect, nth)
     ) as r
     where r.nth = any (v_suspects)
        or r.nth = any (v_oversized)
+       or r.nth = any (v_frozen)
+       or r.nth >= v_effect_from
+       or r.rules <> v_rules
        or r.cause_max > head
        or r.after > head
        or r.incarnation <> v_incarnation
@@ -439,6 +321,7 @@ begin
         v_before := v_request.events_to - v_request.events_count;
         v_status := null;
         v_detail := null;
+        v_reason := null;
         -- Those before it are accepted and count: they must be in the tables before these
         -- are asked.
         if v_run_before < v_before then
@@ -463,6 +346,20 @@ begin
                 else
                     v_status := 'key_reused';
                 end if;
+            end if;
+        end if;
+
+        if v_status is null and not v_request.own then
+            if v_freezes then
+                v_freeze := counterfoil.freeze_in_the_way(
+                    p_tenant_id, v_events[v_before + 1 : v_request.events_to], v_now);
+                if v_freeze is not null then
+                    v_status := 'frozen';
+                    v_detail := array[v_freeze];
+                end if;
+            end if;
+            if v_status is null and v_request.rules <> v_rules then
+                v_status := 'rules_changed';
             end if;
         end if;
 
@@ -502,9 +399,25 @@ begin
             v_status := 'unknown_cause';
         end if;
 
+        if v_status is null and v_request.effect is not null then
+            v_reason := counterfoil.apply_effect(
+                p_tenant_id, v_request.effect, head + 1, v_now);
+            if v_reason is not null then
+                v_status := 'effect_refused';
+            else
+                -- Those behind it are judged by what it changed.
+                v_freezes := true;
+                select coalesce(max(r.position), 0) into v_rules
+                from counterfoil.rules r where r.tenant_id = p_tenant_id;
+            end if;
+        end if;
+
         if v_status is not null then
             v_answer := jsonb_build_object(
                 'request', v_nth - 1, 'status', v_status, 'head', head, 'detail', v_detail);
+            if v_reason is not null then
+                v_answer := v_answer || jsonb_build_object('reason', v_reason);
+            end if;
             if v_status = 'replayed' then
                 v_answer := v_answer || jsonb_build_object(
                     'first_position', v_stored.first_position,
