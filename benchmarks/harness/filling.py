@@ -28,7 +28,8 @@ import psycopg
 
 from benchmarks.harness import work
 from benchmarks.harness.model import BenchmarkError
-from counterfoil.server.access.keys import FIRST_TENANT_ID, KEY_HOLDER
+from counterfoil.server.access.keyring import BOOTSTRAP
+from counterfoil.server.access.scopes import OPERATOR_TENANT_ID
 from counterfoil.server.db import sqlfile
 
 COMMON_TAG: Final = "desk:fraud"
@@ -138,7 +139,7 @@ def settle(url: str) -> None:
 
 def head_of(connection: psycopg.Connection) -> int:
     """The last position of the first tenant's book."""
-    row = connection.execute(_SQL["head"], {"tenant_id": FIRST_TENANT_ID}).fetchone()
+    row = connection.execute(_SQL["head"], {"tenant_id": OPERATOR_TENANT_ID}).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -182,8 +183,8 @@ def _parameters(events: int) -> dict[str, object]:
     shape = {"amount_minor": 0, "currency": "EUR", "score": 0, "merchant": "m_0000", "note": ""}
     ended = datetime.now(UTC)
     return {
-        "tenant_id": FIRST_TENANT_ID,
-        "principal": KEY_HOLDER.name,
+        "tenant_id": OPERATOR_TENANT_ID,
+        "principal": BOOTSTRAP.principal.id,
         "types": [*work.TYPES, FILLED_ONLY_TYPE],
         "customers": work.CUSTOMERS,
         "common_tag": COMMON_TAG,

@@ -113,7 +113,7 @@ def test_every_answer_names_its_headers_and_shows_an_example(document: dict[str,
         for status, answer in operation["responses"].items():
             where = (path, method, status)
             assert "X-Request-Id" in answer["headers"], where
-            assert ("Retry-After" in answer["headers"]) == (status == "503"), where
+            assert ("Retry-After" in answer["headers"]) == (status in {"429", "503"}), where
             for media_type, content in answer["content"].items():
                 if media_type.endswith("json") and "/problems" not in path:
                     assert "example" in content or content["examples"], where

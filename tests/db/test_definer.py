@@ -20,6 +20,7 @@ def test_few_functions_run_with_their_owners_rights(owner: psycopg.Connection) -
         "append_v3",
         "note_key_uses_v1",
         "presented_keys_v1",
+        "tenants_v1",
     ]
 
 

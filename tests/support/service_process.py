@@ -5,6 +5,7 @@
 Settings come from the environment, as everywhere. Its one line of output is the address.
 """
 
+import os
 import sys
 
 from counterfoil.server.core.settings import Settings
@@ -15,7 +16,8 @@ def main() -> None:
     """Serve until a signal ends it."""
     host, port, workers = sys.argv[1:]
     serve(
-        Settings.from_environment(),
+        # Without a key it is open, as `counterfoil dev` is.
+        Settings.from_environment(open_to_this_machine="API_KEY" not in os.environ),
         host=host,
         port=int(port),
         workers=int(workers),

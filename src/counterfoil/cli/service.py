@@ -98,6 +98,7 @@ def dev(
                 **({} if os.environ.get("DATABASE_URL") else embedded),
                 log_format=os.environ.get("COUNTERFOIL_LOG_FORMAT", "console"),
                 log_level=os.environ.get("COUNTERFOIL_LOG_LEVEL", "warning"),
+                open_to_this_machine="API_KEY" not in os.environ,
             )
 
         # Judged before a database is started, or even made, for nothing.
@@ -123,8 +124,8 @@ def serve(
 ) -> None:
     r"""Start the service for production.
 
-    Needs DATABASE_URL and API_KEY. Does not change the database: run `counterfoil migrate`
-    first. Refuses to start with a login that the database refuses, and waits for a database
+    Needs DATABASE_URL, and API_KEY until the first keys were made with it (`counterfoil keys
+    create`). Does not change the database: run `counterfoil migrate` first. Refuses to start with a login that the database refuses, and waits for a database
     that is away. Stops on SIGTERM, after finishing what it has accepted, and ends with 0.
 
     For example:
@@ -132,16 +133,17 @@ def serve(
         DATABASE_URL=postgresql://… API_KEY=… \
             counterfoil serve --host 0.0.0.0 --workers 2
     """
-    for name in ("DATABASE_URL", "API_KEY"):
-        if not os.environ.get(name):
-            raise Misused(
-                f"{name} is not set, and `counterfoil serve` does not start without it. "
-                "(`counterfoil dev` needs neither.)"
-            )
+    if not os.environ.get("DATABASE_URL"):
+        raise Misused(
+            "DATABASE_URL is not set, and `counterfoil serve` does not start without it. "
+            "(`counterfoil dev` does.)"
+        )
+    if os.environ.get("API_KEY") == "":
+        raise Misused("API_KEY is empty. Unset it if the bootstrap key is not wanted any more.")
     with server_library(), ended_by_signals():
         from counterfoil.server.core.settings import Settings
 
-        settings = Settings.from_environment()
+        settings = Settings.from_environment(open_to_this_machine=False)
         away = _check_database(settings)
         _run(settings, host, port, workers, away=away)
 
@@ -412,8 +414,8 @@ def _check_database(settings: Settings) -> str | None:
     direct = settings.database_direct_url
     variable = "DATABASE_URL" if direct is None else "COUNTERFOIL_DATABASE_DIRECT_URL"
 
-    async def connect_as_the_service() -> None:
-        await Pool(
+    async def connect_as_the_service() -> bool:
+        return await Pool(
             url,
             name="start",
             statement_milliseconds_max=limits.APPEND_STATEMENT_MILLISECONDS_MAX,
@@ -430,7 +432,12 @@ def _check_database(settings: Settings) -> str | None:
                 "Run `counterfoil migrate` first."
             )
         variable = "DATABASE_URL"
-        asyncio.run(connect_as_the_service())
+        if not asyncio.run(connect_as_the_service()) and settings.api_key is None:
+            raise Misused(
+                "No key opens this service: API_KEY is not set, and no key has been made in the "
+                "default tenant. Start it with API_KEY (openssl rand -hex 24 makes one), and make "
+                "keys with it."
+            )
     except UnfitDatabase as error:
         raise Failure(str(error)) from error
     except psycopg.OperationalError as error:

@@ -15,12 +15,16 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
-from counterfoil.server.access.keys import KeyGate
-from counterfoil.server.api import errors, events, health, pages, stream
+from counterfoil.server.access.operations import Access
+from counterfoil.server.api import errors, events, freezes, health, keys, pages, stream
+from counterfoil.server.api.appends import Appends
 from counterfoil.server.api.door import Door
 from counterfoil.server.api.openapi import DescribedService
+from counterfoil.server.api.openapi_parts import OPEN
+from counterfoil.server.api.parts import Parts
 from counterfoil.server.api.requests import BodyAllowance
 from counterfoil.server.api.routes import RawRoute
+from counterfoil.server.brake.operations import Brake
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.log.operations import Log
 
@@ -34,6 +38,13 @@ _COLLECTOR_THRESHOLDS: Final = (20_000, 50, 100)
 """How many new objects, and how many collections of the younger ones, start a collection."""
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+# `stream` before `events`: /events/stream is not the event with the id "stream".
+_ROUTERS: Final = (
+    *(stream.router, events.router, keys.router, freezes.router),
+    *(health.router, pages.router),
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -51,8 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    # `stream` before `events`: /events/stream is not the event with the id "stream".
-    for router in (stream.router, events.router, health.router, pages.router):
+    for router in _ROUTERS:
         # Not include_router: it would stand between each request and its route (20 us) with
         # prefixes and dependencies that these routers do not have.
         app.router.routes.extend(router.routes)
@@ -71,18 +81,16 @@ class _Service(DescribedService):
         super().__init__(**more)
         self.state.settings = settings
         self.state.body_allowance = BodyAllowance()
-        api_key = None if settings.api_key is None else settings.api_key.get_secret_value()
-        self._gate = KeyGate(api_key)
 
     @functools.cached_property
     def _door(self) -> Door:
         routes = [
             route
-            for router in (stream.router, events.router)
+            for router in _ROUTERS
             for route in router.routes
-            if isinstance(route, RawRoute)
+            if isinstance(route, RawRoute) and route.needs != OPEN
         ]
-        return Door(super().__call__, routes, self._gate)
+        return Door(super().__call__, routes, lambda: self.state.parts.access)
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,8 +103,15 @@ class _Service(DescribedService):
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    log = await Log.open(app.state.settings)
-    app.state.log = log
+    settings: Settings = app.state.settings
+    log = await Log.open(settings)
+    access = Access(
+        log,
+        api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
+        is_open=settings.open_to_this_machine,
+    )
+    brake = Brake(log)
+    app.state.parts = Parts(log, access, brake, Appends(log, brake))
     loop = asyncio.get_running_loop()
     _spare_the_garbage_collector()
     try:
@@ -105,6 +120,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         try:
             async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await access.close()
                 await log.close()
         except TimeoutError:
             _log.error("the log could not be closed in time")

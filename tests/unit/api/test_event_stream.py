@@ -40,7 +40,7 @@ class Items:
 
 async def begun(items: Items) -> EventStream:
     iterator: AsyncIterator[StreamItem] = items.run()
-    return EventStream(await anext(iterator), iterator, {})
+    return EventStream(await anext(iterator), iterator, lambda: None, {})
 
 
 async def never() -> Message:
@@ -144,7 +144,9 @@ def test_a_cancellation_that_is_missed_is_repeated() -> None:
     async def go() -> None:
         iterator = deaf_once()
         async with asyncio.timeout(10):
-            await EventStream(await anext(iterator), iterator, {})({"type": "http"}, leave, send)
+            await EventStream(await anext(iterator), iterator, lambda: None, {})(
+                {"type": "http"}, leave, send
+            )
 
     asyncio.run(go())
     assert items.closed

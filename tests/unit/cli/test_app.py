@@ -107,13 +107,14 @@ def test_misuse_ends_with_2_and_a_sentence(
     assert printed.out == ""
 
 
-def test_serve_needs_a_key_too(
+def test_serve_takes_an_empty_key_for_a_missing_secret(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nowhere/none")
+    monkeypatch.setenv("API_KEY", "")
 
     assert run(["serve"]) == ExitCode.USAGE
-    assert "API_KEY is not set" in capsys.readouterr().err
+    assert "API_KEY is empty" in capsys.readouterr().err
 
 
 def test_recover_asks_before_it_does_anything(

@@ -1,1 +1,1 @@
-"""Who may call, and as whom. Today: whoever has the one key."""
+"""Who may come in, and what they may do: tenants, keys, scopes, rates, and the trail of it."""

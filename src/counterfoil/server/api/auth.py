@@ -9,16 +9,22 @@ on it could otherwise be led there by any web page, whose name was made to stand
 127.0.0.1 (DNS rebinding): to the browser that is the page's own origin.
 """
 
+import asyncio
 import ipaddress
 import re
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Final, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from counterfoil.server.access.keys import ANONYMOUS, KeyGate, Principal
+from counterfoil.server.access.keyring import Keyring
+from counterfoil.server.access.principal import Principal
+from counterfoil.server.access.scopes import Managed, Operated
 from counterfoil.server.api.errors import refusal
 from counterfoil.server.api.requests import request_id
-from counterfoil.server.core.errors import ForeignHost, Unauthenticated
+from counterfoil.server.core import limits
+from counterfoil.server.core.errors import CounterfoilError, ForeignHost, RateLimited, ScopeMissing
 
 OPEN_PATHS: Final = frozenset(
     {"/health/live", "/health/ready", "/problems", "/openapi.json", "/docs"}
@@ -39,35 +45,76 @@ _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9.-]+))(?:
 class Authentication:
     """ASGI middleware that admits a request, and leaves its principal in its state."""
 
-    def __init__(self, app: ASGIApp, gate: KeyGate) -> None:
+    def __init__(self, app: ASGIApp, keyring: Callable[[], Keyring]) -> None:
         self._app = app
-        self._gate = gate
+        self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass an admitted request on; answer any other with 401."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if is_open(scope["path"]):
-            scope["state"]["principal"] = ANONYMOUS
-        else:
+        """Pass an admitted request on; answer any other with a refusal."""
+        if scope["type"] == "http" and not is_open(scope["path"]):
             try:
-                scope["state"]["principal"] = admitted(self._gate, scope["headers"])
-            except (Unauthenticated, ForeignHost) as error:
+                await admit(self._keyring(), scope)
+            except CounterfoilError as error:
                 response = refusal(error, request_id=request_id(scope))
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def admitted(gate: KeyGate, headers: list[tuple[bytes, bytes]]) -> Principal:
-    """Return whose call this is.
+async def admit(keyring: Keyring, scope: Scope) -> Principal:
+    """Find out whose call it is, and leave that in the scope's state.
 
-    Raises ``Unauthenticated``, and ``ForeignHost`` where no key is asked for.
+    Raises:
+        Unauthenticated: it brought no key, or one that opens nothing.
+        ForeignHost: no key is asked for, and it does not address this machine as its own.
+        RateLimited: the key calls too often. Raised only after a while: a caller that comes
+            again at once would otherwise keep the process busy with refusals.
+        Busy, DatabaseUnavailable, ReadTooSlow: the key cannot be looked up.
     """
-    if gate.is_open:
-        _must_be_addressed_locally(headers)
-    return gate.admit(_presented(headers))
+    if keyring.is_open:
+        _must_be_addressed_locally(scope["headers"])
+    presented = _presented(scope["headers"])
+    admission = keyring.admitted(presented) or await keyring.admit(presented)
+    state = scope["state"]
+    state["admission"] = admission
+    principal = admission.principal
+    if admission.rate is not None and principal.key_id is not None:
+        rate = admission.rate
+        verdict = keyring.buckets.take(principal.key_id, rate, time.monotonic_ns())
+        state["rate_headers"] = (
+            (b"ratelimit-policy", rate.policy),
+            (b"ratelimit", rate.left(verdict.remaining)),
+        )
+        if not verdict.allowed:
+            await asyncio.sleep(limits.RATE_REFUSAL_SECONDS)
+            raise RateLimited(
+                f"This key may call {rate.per_second} times a second here, and {rate.burst} times "
+                "at once.",
+                verdict.wait_seconds,
+            )
+    return principal
+
+
+def must_be_let(principal: Principal, needs: str) -> None:
+    """Refuse a call that the key's scopes rule out before anything of it is read.
+
+    Args:
+        needs: what the call's route says that it needs: ``append``, ``read``, ``manage:WHAT``,
+            ``operate:WHAT``, or ``any`` key.
+
+    Raises ``ScopeMissing``.
+    """
+    verb, _, what = needs.partition(":")
+    if verb == "append":
+        if not principal.scopes.may_append_anything:
+            raise ScopeMissing("This key may not write events.", "append:*")
+    elif verb == "read":
+        if not principal.scopes.may_read_anything:
+            raise ScopeMissing("This key may not read events.", "read:*")
+    elif verb == "manage":
+        principal.must_manage(cast("Managed", what))
+    elif verb == "operate":
+        principal.must_operate(cast("Operated", what))
 
 
 def _presented(headers: list[tuple[bytes, bytes]]) -> list[bytes]:

@@ -11,19 +11,20 @@ the long way, on which the same is done by ``Surroundings`` and ``Authentication
 holds and describes every route. One that were missing here would only be slower.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from counterfoil.server.access.keys import KeyGate
-from counterfoil.server.api.auth import Authentication, admitted
+from counterfoil.server.access.operations import Access
+from counterfoil.server.access.principal import Principal
+from counterfoil.server.api.auth import Authentication, admit, must_be_let
 from counterfoil.server.api.errors import refusal
 from counterfoil.server.api.middleware import Exchange, Surroundings
 from counterfoil.server.api.routes import Answer, RawRoute
-from counterfoil.server.core.errors import CounterfoilError
+from counterfoil.server.core.errors import CounterfoilError, NameNotYours, ScopeMissing
 
 _log = structlog.get_logger(__name__)
 
@@ -34,12 +35,14 @@ class Door:
     Args:
         app: FastAPI's, which the long way ends in.
         routes: our calls; in the order in which they are tried where a path is not a fixed one.
-        gate: tells who may come in.
+        access: tells who may come in, once the service has opened its log.
     """
 
-    def __init__(self, app: ASGIApp, routes: Iterable[RawRoute], gate: KeyGate) -> None:
-        self._long_way = Surroundings(Authentication(app, gate))
-        self._gate = gate
+    def __init__(
+        self, app: ASGIApp, routes: Iterable[RawRoute], access: Callable[[], Access]
+    ) -> None:
+        self._long_way = Surroundings(Authentication(app, lambda: access().keyring))
+        self._access = access
         self._fixed: dict[tuple[str, str], RawRoute] = {}
         self._others: list[RawRoute] = []
         for route in routes:
@@ -57,11 +60,20 @@ class Door:
             return
         scope["route"] = route
         exchange = Exchange(scope, send)
+        principal: Principal | None = None
+        access = self._access()
         try:
             try:
-                scope["state"]["principal"] = admitted(self._gate, scope["headers"])
+                principal = await admit(access.keyring, scope)
+                must_be_let(principal, route.needs)
+                if principal.kind == "auditor":
+                    await access.trail.audited(principal, f"{scope['method']} {route.path_format}")
                 answer = await route.endpoint(Request(scope, receive))
             except CounterfoilError as error:
+                if principal is not None and isinstance(error, ScopeMissing | NameNotYours):
+                    access.trail.refused(
+                        principal, "scope" if isinstance(error, ScopeMissing) else "name"
+                    )
                 answer = refusal(error, request_id=exchange.request_id)
             if type(answer) is Answer:
                 await answer.send(send, exchange.started(answer.status, answer.headers))

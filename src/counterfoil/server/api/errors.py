@@ -35,6 +35,19 @@ PROBLEM_OF: Final[Mapping[type[errors.CounterfoilError], ProblemType]] = {
     errors.UnknownCause: problems.UNKNOWN_CAUSE,
     errors.Unauthenticated: problems.UNAUTHENTICATED,
     errors.ForeignHost: problems.FOREIGN_HOST,
+    errors.ScopeMissing: problems.SCOPE_MISSING,
+    errors.NameNotYours: problems.NAME_NOT_YOURS,
+    errors.RateLimited: problems.RATE_LIMITED,
+    errors.KeyNotFound: problems.KEY_NOT_FOUND,
+    errors.KeyNotActive: problems.KEY_NOT_ACTIVE,
+    errors.TenantExists: problems.TENANT_EXISTS,
+    errors.TooMany: problems.TOO_MANY,
+    errors.EventTypeNotFound: problems.EVENT_TYPE_NOT_FOUND,
+    errors.PayloadMismatch: problems.PAYLOAD_MISMATCH,
+    errors.UnregisteredType: problems.EVENT_TYPE_UNREGISTERED,
+    errors.NarrowingChange: problems.NARROWING_CHANGE,
+    errors.Frozen: problems.FROZEN,
+    errors.FreezeNotFound: problems.FREEZE_NOT_FOUND,
     errors.EventNotFound: problems.EVENT_NOT_FOUND,
     errors.ConditionFailed: problems.CONDITION_FAILED,
     errors.BookRestored: problems.BOOK_RESTORED,
@@ -85,7 +98,8 @@ def refusal(error: errors.CounterfoilError, *, request_id: str) -> Response:
     if problem is None:
         raise error
     members: dict[str, object] = {}
-    if isinstance(error, errors.InputError) and error.errors:
+    own_headers: dict[str, str] = {}
+    if isinstance(error, errors.InputError | errors.NarrowingChange) and error.errors:
         members["errors"] = [
             {"pointer": field.pointer, "message": field.message, "in": field.location}
             for field in error.errors
@@ -93,9 +107,28 @@ def refusal(error: errors.CounterfoilError, *, request_id: str) -> Response:
     elif isinstance(error, errors.ConditionFailed):
         members["head"] = error.head
         members["conflicts"] = [msgspec.Raw(text.encode()) for text in error.conflicts]
+    elif isinstance(error, errors.ScopeMissing):
+        members["scope"] = error.scope
+    elif isinstance(error, errors.NameNotYours):
+        members["agent_name"] = error.name
+    elif isinstance(error, errors.Frozen):
+        members["freeze"] = (
+            error.freeze if error.shown is None else msgspec.Raw(error.shown.encode())
+        )
+    elif isinstance(error, errors.RateLimited):
+        own_headers["Retry-After"] = str(error.wait_seconds)
+    if isinstance(error, errors.PayloadMismatch):
+        members["event_type"] = error.event_type
+        members["version"] = error.version
     if problem.status >= 500:
         _log.warning("unavailable", problem=problem.name, detail=str(error))
-    return problem_response(problem, str(error), request_id=request_id, members=members)
+    return problem_response(
+        problem,
+        str(error),
+        request_id=request_id,
+        members=members,
+        headers=own_headers,
+    )
 
 
 def internal_error_response(*, request_id: str) -> Response:

@@ -5,11 +5,11 @@ commit. Reads forward PostgreSQL's own text of each event between commas; no eve
 parsed or built on its way out, so that no number in a payload changes.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
+import msgspec
 from fastapi import APIRouter
 from pydantic import TypeAdapter, ValidationError
 from starlette.convertors import Convertor, register_url_convertor
@@ -17,13 +17,14 @@ from starlette.requests import Request
 from typing_extensions import override
 
 from counterfoil.server.api import openapi
+from counterfoil.server.api.parts import parts
 from counterfoil.server.api.requests import (
     header,
     judged_body,
+    no_parameters,
     path_text,
     principal,
     query_parameters,
-    the_log,
 )
 from counterfoil.server.api.routes import Answer, RawRoute
 from counterfoil.server.core import limits
@@ -37,6 +38,7 @@ from counterfoil.server.log.model import (
 )
 from counterfoil.server.log.operations import Stored
 from counterfoil.server.log.query import (
+    Item,
     ReadRequest,
     judge_event_id,
     judge_latest_parameters,
@@ -74,12 +76,12 @@ async def append(request: Request) -> Answer:
     caller = principal(request)
     judge = partial(
         judge_append,
-        principal=caller.name,
+        principal=caller.id,
         key=judge_idempotency_key(header(request, "Idempotency-Key")),
         traceparent=judge_traceparent(header(request, "traceparent")),
     )
     asked = await judged_body(request, judge, bytes_max=limits.APPEND_BODY_BYTES_MAX)
-    stored = await the_log(request).append(caller.tenant_id, asked)
+    stored = await parts(request).appends.append(caller, asked)
     position = stored.first_position
     return _created(
         stored,
@@ -94,12 +96,12 @@ async def append_batch(request: Request) -> Answer:
     caller = principal(request)
     judge = partial(
         judge_batch,
-        principal=caller.name,
+        principal=caller.id,
         key=judge_idempotency_key(header(request, "Idempotency-Key")),
         traceparent=judge_traceparent(header(request, "traceparent")),
     )
     asked = await judged_body(request, judge, bytes_max=limits.BATCH_BODY_BYTES_MAX)
-    stored = await the_log(request).append(caller.tenant_id, asked)
+    stored = await parts(request).appends.append(caller, asked)
     first, last = stored.first_position, stored.first_position + stored.event_count - 1
     ids = ",".join(map(str, range(first, last + 1)))
     return _created(
@@ -114,9 +116,9 @@ async def latest(request: Request) -> Answer:
     """List what an agent wrote last, newest first."""
     agent_name = _judged_name(path_text(request, _AGENT_PATH, "agent_name"))
     limit, before = judge_latest_parameters(query_parameters(request))
-    read = await the_log(request).latest(
-        principal(request).tenant_id, agent_name, limit=limit, before=before
-    )
+    caller = principal(request)
+    caller.must_read([Item(agents=frozenset({agent_name}))])
+    read = await parts(request).log.latest(caller.tenant_id, agent_name, limit=limit, before=before)
     return _read(f"[{','.join(read.events)}]", read.head, read.incarnation)
 
 
@@ -135,7 +137,7 @@ async def list_events(request: Request) -> Answer:
 @router.post("/events/query", **openapi.QUERY)
 async def query_events(request: Request) -> Answer:
     """Read a page of what matches a query of several items."""
-    _no_parameters(request)
+    no_parameters(request)
     asked = await judged_body(request, judge_query, bytes_max=limits.QUERY_BODY_BYTES_MAX)
     return await _page(request, asked)
 
@@ -143,10 +145,24 @@ async def query_events(request: Request) -> Answer:
 @router.get("/events/{id}", **openapi.GET)  # noqa: FAST003 - judged by the log
 async def get_event(request: Request) -> Answer:
     """Read one event."""
-    _no_parameters(request)
+    no_parameters(request)
     position = judge_event_id(request.path_params["id"])
-    read = await the_log(request).get(principal(request).tenant_id, position)
+    caller = principal(request)
+    read = await parts(request).log.get(caller.tenant_id, position)
+    if not caller.scopes.may_read_all:
+        about = _about.decode(read.events[0])
+        caller.must_see(about.event_type, about.tags)
     return _read(read.events[0], read.head, read.incarnation)
+
+
+class _About(msgspec.Struct):
+    """What of an event decides who may see it."""
+
+    event_type: str
+    tags: list[str]
+
+
+_about: Final = msgspec.json.Decoder(_About)
 
 
 def _judged_name(name: str) -> str:
@@ -162,7 +178,9 @@ def _judged_name(name: str) -> str:
 
 
 async def _page(request: Request, asked: ReadRequest) -> Answer:
-    page = await the_log(request).page(principal(request).tenant_id, asked)
+    caller = principal(request)
+    caller.must_read(asked.query)
+    page = await parts(request).log.page(caller.tenant_id, asked)
     following = "null" if page.next is None else f'"{page.next}"'
     more = "true" if page.has_more else "false"
     return _read(
@@ -188,12 +206,3 @@ def _read(body: str, head: int, incarnation: str) -> Answer:
             (b"counterfoil-incarnation", incarnation.encode("ascii")),
         ],
     )
-
-
-def _no_parameters(request: Request) -> None:
-    unknown: Sequence[tuple[str, str]] = query_parameters(request)
-    if unknown:
-        raise InvalidInput(
-            "This call takes no parameters.",
-            [FieldError(f"/{name}", "Unknown parameter.", "query") for name, _ in unknown[:20]],
-        )

@@ -7,7 +7,8 @@ from starlette.responses import Response
 
 from counterfoil.server.api import openapi, problems
 from counterfoil.server.api.errors import problem_response
-from counterfoil.server.api.requests import request_id, the_log
+from counterfoil.server.api.parts import parts
+from counterfoil.server.api.requests import request_id
 from counterfoil.server.api.routes import RawRoute
 from counterfoil.server.core import metrics
 
@@ -23,7 +24,7 @@ async def live(_request: Request) -> Response:
 @router.get("/health/ready", **openapi.READY)
 async def ready(request: Request) -> Response:
     """Tell whether calls can be served now. Send none while this fails."""
-    readiness = await the_log(request).ready()
+    readiness = await parts(request).log.ready()
     if readiness.ready:
         return Response(
             msgspec.json.encode({"status": "ready", "checks": readiness.checks}),

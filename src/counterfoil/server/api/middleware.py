@@ -86,7 +86,10 @@ class Exchange:
         """Count an answer that is about to be sent; return its headers, with ours."""
         self._status = status
         _count(self._scope, status, time.perf_counter() - self._started_at)
-        return _with_ours(headers, self.request_id)
+        ours = _with_ours(headers, self.request_id)
+        # What is left of the caller's rate, where something bounds it (auth.py).
+        ours += self._scope["state"].get("rate_headers", ())
+        return ours
 
     async def fail(self, receive: Receive) -> None:
         """Log what nobody caught, and answer with ``internal-error`` unless an answer began.

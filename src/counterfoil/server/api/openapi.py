@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, PlainTextResponse
 
+from counterfoil.server.api import openapi_access, openapi_rules, problems, schemas
 from counterfoil.server.api import openapi_parts as parts
-from counterfoil.server.api import problems, schemas
 from counterfoil.server.api.openapi_parts import REF, Json
 from counterfoil.server.log.model import AppendBody, BatchBody
 from counterfoil.server.log.query import (
@@ -26,7 +26,11 @@ from counterfoil.server.log.query import (
     StreamParameters,
 )
 
-_INPUTS: Final[Sequence[type[BaseModel]]] = (AppendBody, BatchBody, QueryBody)
+_INPUTS: Final[Sequence[type[BaseModel]]] = (
+    *(AppendBody, BatchBody, QueryBody),
+    *openapi_access.INPUTS,
+    *openapi_rules.INPUTS,
+)
 _OUTPUTS: Final[Sequence[type[BaseModel]]] = (
     schemas.StoredEvent,
     schemas.StoredEvents,
@@ -39,6 +43,8 @@ _OUTPUTS: Final[Sequence[type[BaseModel]]] = (
     schemas.Live,
     schemas.Ready,
     schemas.ProblemDescription,
+    *openapi_access.OUTPUTS,
+    *openapi_rules.OUTPUTS,
 )
 
 _DESCRIPTION: Final = """\
@@ -53,28 +59,19 @@ all of them are listed at [/problems](/problems).
 """
 
 
-_BODY_REFUSALS: Final = (
-    problems.MALFORMED_DOCUMENT,
-    problems.INVALID_INPUT,
-    problems.UNSUPPORTED_MEDIA_TYPE,
-    problems.BODY_TOO_LARGE,
-    problems.BODY_TOO_SLOW,
-    problems.BUSY,
-)
 _WRITE_REFUSALS: Final = (
-    *_BODY_REFUSALS,
+    *parts.BODY_REFUSALS,
     problems.CONDITION_FAILED,
     problems.BOOK_RESTORED,
     problems.AFTER_ABOVE_HEAD,
     problems.UNKNOWN_CAUSE,
     problems.IDEMPOTENCY_MISMATCH,
+    problems.NAME_NOT_YOURS,
+    problems.FROZEN,
+    problems.PAYLOAD_MISMATCH,
+    problems.EVENT_TYPE_UNREGISTERED,
     problems.NOT_WRITTEN,
     problems.OUTCOME_UNKNOWN,
-)
-_READ_REFUSALS: Final = (
-    problems.INVALID_INPUT,
-    problems.DATABASE_UNAVAILABLE,
-    problems.READ_TOO_SLOW,
 )
 _POSITION_REFUSALS: Final = (problems.AFTER_ABOVE_HEAD, problems.BOOK_RESTORED)
 _READ_HEADERS: Final = ("Counterfoil-Head", "Counterfoil-Incarnation")
@@ -93,6 +90,7 @@ def _append(operation_id: str) -> Json:
         ),
         _WRITE_REFUSALS,
         status=201,
+        needs="append",
         parameters=parts.WRITE_HEADERS,
         body=parts.json_body(
             AppendBody, an_event=parts.NEW_EVENT_EXAMPLE, a_guarded_decision=parts.APPROVAL_EXAMPLE
@@ -114,6 +112,7 @@ APPEND_BATCH: Final = parts.call(
     ),
     _WRITE_REFUSALS,
     status=201,
+    needs="append",
     parameters=parts.WRITE_HEADERS,
     body=parts.json_body(
         BatchBody, two_events={"events": [parts.NEW_EVENT_EXAMPLE, parts.NEW_EVENT_EXAMPLE]}
@@ -138,7 +137,8 @@ LATEST: Final = parts.call(
             }
         },
     },
-    _READ_REFUSALS,
+    parts.READ_REFUSALS,
+    needs="read",
     parameters=(parts.AGENT_NAME, *parts.query_parameters(LatestParameters)),
 )
 _PAGE_EXAMPLE: Final[Json] = {
@@ -151,14 +151,16 @@ LIST: Final = parts.call(
     "list_events",
     "events",
     parts.json_answer(schemas.EventPage, _PAGE_EXAMPLE, "One page.", *_READ_HEADERS),
-    (*_READ_REFUSALS, *_POSITION_REFUSALS),
+    (*parts.READ_REFUSALS, *_POSITION_REFUSALS),
+    needs="read",
     parameters=parts.query_parameters(ReadParameters),
 )
 QUERY: Final = parts.call(
     "query_events",
     "events",
     parts.json_answer(schemas.EventPage, _PAGE_EXAMPLE, "One page.", *_READ_HEADERS),
-    (*_BODY_REFUSALS, *_READ_REFUSALS[1:], *_POSITION_REFUSALS),
+    (*parts.BODY_REFUSALS, *parts.READ_REFUSALS[1:], *_POSITION_REFUSALS),
+    needs="read",
     body=parts.json_body(
         QueryBody, one_transaction={"query": [{"tags": ["transaction:tx_987"]}], "limit": 10}
     ),
@@ -167,7 +169,8 @@ GET: Final = parts.call(
     "get_event",
     "events",
     parts.json_answer(schemas.Event, parts.EVENT_EXAMPLE, "The event.", *_READ_HEADERS),
-    (*_READ_REFUSALS, problems.EVENT_NOT_FOUND),
+    (*parts.READ_REFUSALS, problems.EVENT_NOT_FOUND),
+    needs="read",
     parameters=(parts.EVENT_ID,),
 )
 STREAM: Final = parts.call(
@@ -184,7 +187,8 @@ STREAM: Final = parts.call(
             }
         },
     },
-    (*_READ_REFUSALS, *_POSITION_REFUSALS, problems.BUSY),
+    (*parts.READ_REFUSALS, *_POSITION_REFUSALS, problems.BUSY),
+    needs="read",
     parameters=(
         *parts.query_parameters(StreamParameters),
         parts.LAST_EVENT_ID,
@@ -195,7 +199,6 @@ LIVE: Final = parts.call(
     "platform",
     parts.json_answer(schemas.Live, {"status": "live"}, "The process runs."),
     (),
-    is_open=True,
 )
 READY: Final = parts.call(
     "ready",
@@ -206,7 +209,6 @@ READY: Final = parts.call(
         "Calls can be served.",
     ),
     (problems.NOT_READY,),
-    is_open=True,
 )
 METRICS: Final = {
     **parts.call(
@@ -218,6 +220,7 @@ METRICS: Final = {
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
         (),
+        needs="operate:metrics",
     ),
     "response_class": PlainTextResponse,
 }
@@ -237,7 +240,6 @@ def _pages(operation_id: str, description: str, schema: Json, **more: Any) -> Js
                 },
             },
             more.pop("refusals", ()),
-            is_open=True,
             **more,
         ),
         "response_class": HTMLResponse,
@@ -286,6 +288,8 @@ def _document(app: FastAPI) -> Json:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         tags=[
             {"name": "events", "description": "Write, read and follow the book."},
+            {"name": "access", "description": "Keys, tenants, and what they may do."},
+            {"name": "rules", "description": "What may be written now."},
             {"name": "platform", "description": "For whoever runs the service."},
             {"name": "problems", "description": "What a refusal means."},
         ],

@@ -8,11 +8,18 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from counterfoil.server.api import problems, schemas
+from counterfoil.server.api import problems, schemas, schemas_access
 from counterfoil.server.api.problems import ProblemType
+from counterfoil.server.api.routes import NEEDS
 from counterfoil.server.core import limits
 
 Json = dict[str, Any]
+
+OPEN: Final = "nothing"
+"""What a call needs that asks for no key."""
+
+ANY: Final = "any"
+"""What a call needs that any key may make."""
 
 REF: Final = "#/components/schemas/{model}"
 
@@ -43,6 +50,15 @@ HEADERS: Final[Mapping[str, Json]] = {
         "description": "Seconds to wait before the next attempt.",
         "schema": {"type": "integer", "minimum": 1},
     },
+    "RateLimit-Policy": {
+        "description": "How many calls the key may make at once (`q`), and in how many seconds it "
+        "may make them again (`w`). Sent where something bounds it.",
+        "schema": {"type": "string", "examples": ['"key";q=2000;w=2']},
+    },
+    "RateLimit": {
+        "description": "How many calls are left (`r`), and in how many seconds all are again (`t`).",
+        "schema": {"type": "string", "examples": ['"key";r=1999;t=1']},
+    },
     "WWW-Authenticate": {"schema": {"type": "string"}},
 }
 
@@ -64,19 +80,20 @@ REQUEST_ID: Final = parameter(
     "characters. Any other is replaced.",
     {"type": "string"},
 )
+IDEMPOTENCY_KEY: Final = parameter(
+    "Idempotency-Key",
+    "header",
+    "Makes it safe to send this request again: the same key with the same content is stored "
+    "once, and answered alike. Kept as long as the event.",
+    {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": limits.IDEMPOTENCY_KEY_CHARACTERS_MAX,
+        "pattern": "^[!-~]+$",
+    },
+)
 WRITE_HEADERS: Final = (
-    parameter(
-        "Idempotency-Key",
-        "header",
-        "Makes it safe to send this request again: the same key with the same content is stored "
-        "once, and answered alike. Kept as long as the event.",
-        {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": limits.IDEMPOTENCY_KEY_CHARACTERS_MAX,
-            "pattern": "^[!-~]+$",
-        },
-    ),
+    IDEMPOTENCY_KEY,
     parameter(
         "traceparent",
         "header",
@@ -155,6 +172,12 @@ def _problem_example(problem: ProblemType) -> Json:
     elif problem is problems.CONDITION_FAILED:
         document["head"] = 42
         document["conflicts"] = [EVENT_EXAMPLE]
+    elif problem is problems.SCOPE_MISSING:
+        document["scope"] = "read:flag_transaction"
+    elif problem is problems.NAME_NOT_YOURS:
+        document["agent_name"] = "fraud_agent"
+    elif problem is problems.FROZEN:
+        document["freeze"] = FREEZE_EXAMPLE
     elif problem is problems.NOT_READY:
         document["checks"] = {"database": "The database cannot be reached at the moment."}
     return document
@@ -184,11 +207,16 @@ def _problem_responses(types: Sequence[ProblemType]) -> dict[int | str, Json]:
 
 _HEADERS_OF_STATUS: Final[Mapping[int, Sequence[str]]] = {
     401: ("WWW-Authenticate",),
+    429: ("Retry-After", "RateLimit-Policy", "RateLimit"),
     503: ("Retry-After",),
 }
 
 
 def _schema_of(group: Sequence[ProblemType]) -> str:
+    if problems.SCOPE_MISSING in group:
+        return schemas_access.ScopeMissingProblem.__name__
+    if problems.FROZEN in group:
+        return schemas_access.FrozenProblem.__name__
     if problems.CONDITION_FAILED in group:
         return schemas.ConditionFailedProblem.__name__
     if problems.NOT_READY in group:
@@ -226,6 +254,17 @@ STORED_EXAMPLE: Final[Json] = {
 }
 
 
+FREEZE_EXAMPLE: Final[Json] = {
+    "id": 41,
+    "kind": "tag",
+    "subject": "customer:cust_123",
+    "reason": "Account takeover is suspected.",
+    "until": "2026-03-02T00:00:00.000000+00:00",
+    "frozen_at": EVENT_EXAMPLE["created_at"],
+    "frozen_by": "person:m.ito",
+}
+
+
 def json_answer(model: type[BaseModel], example: Any, description: str, *header_names: str) -> Json:
     """Describe an answer in JSON; X-Request-Id is always among its headers."""
     return {
@@ -256,6 +295,30 @@ def json_body(model: type[BaseModel], **examples: Json) -> Json:
     }
 
 
+# --- Refusals -------------------------------------------------------------------------
+
+BODY_REFUSALS: Final = (
+    problems.MALFORMED_DOCUMENT,
+    problems.INVALID_INPUT,
+    problems.UNSUPPORTED_MEDIA_TYPE,
+    problems.BODY_TOO_LARGE,
+    problems.BODY_TOO_SLOW,
+    problems.BUSY,
+)
+CHANGE_REFUSALS: Final = (
+    *BODY_REFUSALS,
+    problems.IDEMPOTENCY_MISMATCH,
+    problems.NOT_WRITTEN,
+    problems.OUTCOME_UNKNOWN,
+    problems.DATABASE_UNAVAILABLE,
+    problems.READ_TOO_SLOW,
+)
+READ_REFUSALS: Final = (
+    problems.INVALID_INPUT,
+    problems.DATABASE_UNAVAILABLE,
+    problems.READ_TOO_SLOW,
+)
+
 # --- Calls ----------------------------------------------------------------------------
 
 
@@ -268,15 +331,26 @@ def call(
     status: int = 200,
     parameters: Sequence[Json] = (),
     body: Json | None = None,
-    is_open: bool = False,
+    needs: str = OPEN,
 ) -> Json:
-    """Put together the keyword arguments of one route."""
-    extra: Json = {"parameters": [*parameters, REQUEST_ID]}
+    """Put together the keyword arguments of one route.
+
+    ``needs`` says what a key has to be let at (``auth.must_be_let``); without it, none is asked
+    for.
+    """
+    is_open = needs == OPEN
+    extra: Json = {"parameters": [*parameters, REQUEST_ID], NEEDS: needs}
     if body is not None:
         extra["requestBody"] = body
     if is_open:
         extra["security"] = []
-    everywhere = () if is_open else (problems.UNAUTHENTICATED, problems.FOREIGN_HOST)
+    everywhere: tuple[ProblemType, ...] = ()
+    if not is_open:
+        everywhere = (
+            *(problems.UNAUTHENTICATED, problems.FOREIGN_HOST, problems.RATE_LIMITED),
+            *(problems.BUSY, problems.DATABASE_UNAVAILABLE),
+            *(() if needs == ANY else (problems.SCOPE_MISSING,)),
+        )
     return {
         "operation_id": operation_id,
         "tags": [tag],
@@ -284,7 +358,9 @@ def call(
         "response_description": answer["description"],
         "responses": {
             status: answer,
-            **_problem_responses((*everywhere, *refusals, problems.INTERNAL_ERROR)),
+            **_problem_responses(
+                tuple(dict.fromkeys((*everywhere, *refusals, problems.INTERNAL_ERROR)))
+            ),
         },
         "openapi_extra": extra,
     }

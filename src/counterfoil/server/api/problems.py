@@ -109,6 +109,112 @@ UNAUTHENTICATED = ProblemType(
     "The call brought no key, or not the right one. The two are not told apart.",
     "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`.",
 )
+SCOPE_MISSING = ProblemType(
+    "scope-missing",
+    403,
+    "The key may not do this",
+    "The key is right, and its scopes do not allow this call, or not all of what it asks for. "
+    "`scope` is one with which it would be. A read is refused as soon as it could show an event "
+    "that the key may not see: it is never shortened, because a decision would then rest on a part "
+    "of what there is. Nothing was stored.",
+    "Ask for less: name the types, and the tag, that the key was given (`GET /me` shows its "
+    "scopes). Or have whoever manages keys make one with the scope.",
+)
+NAME_NOT_YOURS = ProblemType(
+    "name-not-yours",
+    403,
+    "The key writes under another name",
+    "A key belongs to one agent, person or service, and writes events under that name only: "
+    "`agent_name` must be it. Nothing was stored.",
+    "Write under the name of the key, which is given as `agent_name` in this document, or use the "
+    "key of the agent that you write for.",
+)
+RATE_LIMITED = ProblemType(
+    "rate-limited",
+    429,
+    "The key calls too often",
+    "The key has used up the calls that it may make for now. Nothing of this one was read, and "
+    "nothing was stored. The limit is that of one worker process of the service.",
+    "Wait as long as `Retry-After` says, and call less often: the headers `RateLimit-Policy` and "
+    "`RateLimit` tell how much is left. Send events in batches.",
+)
+KEY_NOT_FOUND = ProblemType(
+    "key-not-found",
+    404,
+    "There is no such key",
+    "The tenant has no key with this id.",
+    "`GET /keys` lists them. The id is the part of a key's text between its second and third `_`.",
+)
+KEY_NOT_ACTIVE = ProblemType(
+    "key-not-active",
+    409,
+    "The key opens nothing any more",
+    "The key was revoked or has expired, so no other can take its place.",
+    "Make a new key.",
+)
+TENANT_EXISTS = ProblemType(
+    "tenant-exists",
+    409,
+    "The name is taken",
+    "There is a tenant of this name already. Nothing was made.",
+    "Choose another name. A retry of the call that made it needs its `Idempotency-Key`.",
+)
+TOO_MANY = ProblemType(
+    "too-many",
+    409,
+    "There are as many as there may be",
+    "The tenant has as many keys, event types or freezes as a tenant may have. Nothing was made.",
+    "Revoke keys, or thaw what is frozen, that nobody needs any more.",
+)
+EVENT_TYPE_NOT_FOUND = ProblemType(
+    "event-type-not-found",
+    404,
+    "This event type is not registered",
+    "The tenant has registered no schema for this type, or no version of this number.",
+    "`GET /event-types` lists those that are.",
+)
+PAYLOAD_MISMATCH = ProblemType(
+    "payload-mismatch",
+    422,
+    "The payload does not fit its event type",
+    "The event's type is registered with a schema, and the payload does not fit its active "
+    "version, which `version` names. Nothing was stored; of a batch neither.",
+    "Each entry of `errors` points at the field. `GET /event-types/{type}` shows the schema.",
+)
+EVENT_TYPE_UNREGISTERED = ProblemType(
+    "event-type-unregistered",
+    422,
+    "Only registered event types are accepted here",
+    "The tenant's setting `unregistered_types` is `refused`, and the event's type has no schema. "
+    "Nothing was stored; of a batch neither.",
+    "Check the spelling of the type. Have it registered with `PUT /event-types/{type}`.",
+)
+NARROWING_CHANGE = ProblemType(
+    "narrowing-change",
+    409,
+    "The schema may refuse what was accepted",
+    "The new version of a schema may refuse payloads that the version before accepted, as far as "
+    "can be told from the two; `errors` says where. Agents that write such payloads would be "
+    "refused from now on. Nothing was registered.",
+    "Widen the schema instead. If it is meant, send `narrowing: true` with a `reason`.",
+)
+FROZEN = ProblemType(
+    "frozen",
+    423,
+    "What this writes about is frozen",
+    "The agent, a tag of an event, or the whole book was frozen; `freeze` says which, by whom, "
+    "why, and until when. Nothing was stored. Reading goes on as before.",
+    "Read the reason, and talk to who froze it. Whoever may manage the brake thaws it with "
+    "`POST /freezes/{id}/thaw`.",
+)
+FREEZE_NOT_FOUND = ProblemType(
+    "freeze-not-found",
+    404,
+    "Nothing is frozen under this id",
+    "There is no such freeze, it has ended, or it was thawed.",
+    "`GET /freezes` lists those in force. The book tells of the others: events of the types "
+    "`counterfoil.frozen` and `counterfoil.thawed`.",
+)
 FOREIGN_HOST = ProblemType(
     "foreign-host",
     421,
@@ -231,10 +337,23 @@ CATALOGUE: Final[dict[str, ProblemType]] = {
         HEADERS_TOO_LARGE,
         UNAUTHENTICATED,
         FOREIGN_HOST,
+        SCOPE_MISSING,
+        NAME_NOT_YOURS,
+        RATE_LIMITED,
         NOT_FOUND,
         EVENT_NOT_FOUND,
+        KEY_NOT_FOUND,
+        EVENT_TYPE_NOT_FOUND,
+        FREEZE_NOT_FOUND,
         METHOD_NOT_ALLOWED,
         CONDITION_FAILED,
+        FROZEN,
+        PAYLOAD_MISMATCH,
+        EVENT_TYPE_UNREGISTERED,
+        NARROWING_CHANGE,
+        KEY_NOT_ACTIVE,
+        TENANT_EXISTS,
+        TOO_MANY,
         AFTER_ABOVE_HEAD,
         UNKNOWN_CAUSE,
         BOOK_RESTORED,

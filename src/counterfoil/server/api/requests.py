@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
-from counterfoil.server.access.keys import Principal
+from counterfoil.server.access.keyring import Admission
+from counterfoil.server.access.principal import Principal
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import (
     BodyTooLarge,
@@ -25,7 +26,6 @@ from counterfoil.server.core.errors import (
     Location,
     UnsupportedMediaType,
 )
-from counterfoil.server.log.operations import Log
 
 Judged = TypeVar("Judged")
 
@@ -47,12 +47,12 @@ def request_id(scope: Scope) -> str:
 
 def principal(request: Request) -> Principal:
     """Return whose call this is, as ``auth.py`` found."""
-    return cast("Principal", request.scope["state"]["principal"])
+    return admission(request).principal
 
 
-def the_log(request: Request) -> Log:
-    """Return the log that this service opened."""
-    return cast("Log", request.app.state.log)
+def admission(request: Request) -> Admission:
+    """Return how this call was let in."""
+    return cast("Admission", request.scope["state"]["admission"])
 
 
 class SentHeaders:
@@ -193,6 +193,16 @@ def query_parameters(request: Request) -> list[tuple[str, str]]:
         raise _refused(
             "", f"Send at most {limits.QUERY_PARAMETERS_MAX} parameters.", "query"
         ) from None
+
+
+def no_parameters(request: Request) -> None:
+    """Refuse query parameters where there are none. Raises ``InvalidInput``."""
+    unknown = query_parameters(request)
+    if unknown:
+        raise InvalidInput(
+            "This call takes no parameters.",
+            [FieldError(f"/{name}", "Unknown parameter.", "query") for name, _ in unknown[:20]],
+        )
 
 
 def path_text(request: Request, prefix: str, name: str) -> str:

@@ -1,13 +1,16 @@
 """The kind of route that every call of ours is, and the answer that the hot ones give."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from counterfoil.server.core.errors import invariant
+
+NEEDS: Final = "x-needs"
+"""Under which name a route's description says what a key needs for it. No route is without."""
 
 
 class RawRoute(APIRoute):
@@ -24,6 +27,8 @@ class RawRoute(APIRoute):
     ) -> None:
         # What is answered stands in the description that comes with the route (openapi.py).
         super().__init__(path, endpoint, **{**more, "response_model": None})
+        self.needs: str = (self.openapi_extra or {})[NEEDS]
+        """What the caller's key has to be let at: see ``auth.must_be_let``."""
         wanted = self.dependant
         invariant(
             wanted.request_param_name is not None

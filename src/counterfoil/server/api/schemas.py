@@ -25,11 +25,13 @@ Time = Annotated[
 ]
 
 
-class _Answer(BaseModel):
+class Answered(BaseModel):
+    """A part of an answer: it has these members and no others."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class StoredEvent(_Answer):
+class StoredEvent(Answered):
     """The event is committed and flushed."""
 
     id: Id
@@ -37,7 +39,7 @@ class StoredEvent(_Answer):
     status: Literal["stored"]
 
 
-class StoredEvents(_Answer):
+class StoredEvents(Answered):
     """All events are committed and flushed, next to each other, in the order sent."""
 
     ids: list[Id]
@@ -45,7 +47,7 @@ class StoredEvents(_Answer):
     status: Literal["stored"]
 
 
-class AgentEvent(_Answer):
+class AgentEvent(Answered):
     """An event in the short form of an agent's latest list."""
 
     id: Id
@@ -55,7 +57,7 @@ class AgentEvent(_Answer):
     created_at: Time
 
 
-class Event(_Answer):
+class Event(Answered):
     """An event with all its members. It never changes."""
 
     id: Id
@@ -74,7 +76,7 @@ class Event(_Answer):
     context: dict[str, Any] | None
 
 
-class EventPage(_Answer):
+class EventPage(Answered):
     """One page of a read."""
 
     events: list[Event]
@@ -90,7 +92,7 @@ class EventPage(_Answer):
     has_more: bool
 
 
-class FieldProblem(_Answer):
+class FieldProblem(Answered):
     """One offending field of a request."""
 
     pointer: Annotated[
@@ -138,20 +140,20 @@ class NotReadyProblem(Problem):
     checks: dict[str, str]
 
 
-class Live(_Answer):
+class Live(Answered):
     """The process runs."""
 
     status: Literal["live"]
 
 
-class Ready(_Answer):
+class Ready(Answered):
     """The service can serve calls."""
 
     status: Literal["ready"]
     checks: dict[str, str]
 
 
-class ProblemDescription(_Answer):
+class ProblemDescription(Answered):
     """One entry of the catalogue of problems."""
 
     type: str

@@ -17,7 +17,7 @@ ends, and reconnecting is the way on.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -29,7 +29,8 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from counterfoil.server.api import openapi
-from counterfoil.server.api.requests import header, principal, query_parameters, the_log
+from counterfoil.server.api.parts import parts
+from counterfoil.server.api.requests import admission, header, principal, query_parameters
 from counterfoil.server.api.routes import RawRoute
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import AfterAboveHead, FieldError, Location, Unavailable
@@ -61,11 +62,16 @@ class EventStream(Response):
     media_type = EventSourceResponse.media_type
 
     def __init__(
-        self, first: StreamItem, items: AsyncIterator[StreamItem], headers: Mapping[str, str]
+        self,
+        first: StreamItem,
+        items: AsyncIterator[StreamItem],
+        left: Callable[[], None],
+        headers: Mapping[str, str],
     ) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._items = items
+        self._left = left
         self._unsent = bytearray(format_sse_event(retry=_RETRY_MILLISECONDS) + _written(first))
         self._changed = asyncio.Event()  # there is something to send, or the end
         self._room = asyncio.Event()
@@ -87,6 +93,7 @@ class EventStream(Response):
             )
             await self._send(send)
         finally:
+            self._left()
             await _cancelled(tasks)
             # Only this gives the subscriber's place back.
             if isinstance(self._items, AsyncGenerator):
@@ -155,6 +162,8 @@ async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
 async def stream_events(request: Request) -> EventStream:
     """Follow what matches the parameters, live."""
     filters, after = judge_stream_parameters(query_parameters(request))
+    caller = principal(request)
+    caller.must_read(filters.query)
     resumed = judge_last_event_id(header(request, "Last-Event-ID"))
     incarnation: str | None = None
     source: tuple[str, Location] = ("/after", "query")
@@ -163,8 +172,8 @@ async def stream_events(request: Request) -> EventStream:
         incarnation, after = resumed
         source = ("/Last-Event-ID", "header")
     try:
-        stream = await the_log(request).follow(
-            principal(request).tenant_id, filters, after=after, incarnation=incarnation
+        stream = await parts(request).log.follow(
+            caller.tenant_id, filters, after=after, incarnation=incarnation
         )
     except AfterAboveHead as error:
         pointer, location = source
@@ -173,9 +182,12 @@ async def stream_events(request: Request) -> EventStream:
     # An iterator that never began would never end, and keep its place in the log for ever.
     # The first item, which says where the stream stands, is there at once.
     first = await anext(items)
+    # What is done to the key from here on ends the stream, as it would refuse another call.
+    unwatch = parts(request).access.keyring.watch(admission(request), stream.end)
     return EventStream(
         first,
         items,
+        unwatch,
         headers={
             "Cache-Control": "no-store",
             "Counterfoil-Head": str(stream.head),

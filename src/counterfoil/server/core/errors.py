@@ -81,6 +81,65 @@ class Unauthenticated(CounterfoilError):
     """No key, or not one that opens this service. The two are told apart nowhere."""
 
 
+class ScopeMissing(CounterfoilError):
+    """The key may not do this. ``scope`` is one with which it might."""
+
+    def __init__(self, message: str, scope: str) -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
+class NameNotYours(CounterfoilError):
+    """An event under another name than the key's own. ``name`` is the one that is."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class RateLimited(CounterfoilError):
+    """The key calls too often. In ``wait_seconds`` it may call again."""
+
+    def __init__(self, message: str, wait_seconds: int) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
+class KeyNotFound(CounterfoilError):
+    """The tenant has no key with this id."""
+
+
+class KeyNotActive(CounterfoilError):
+    """The key was revoked or has expired, and so cannot be rotated."""
+
+
+class TenantExists(CounterfoilError):
+    """There is a tenant of this name."""
+
+
+class EventTypeNotFound(CounterfoilError):
+    """The tenant has registered no such type, or no such version of it."""
+
+
+class NarrowingChange(CounterfoilError):
+    """A schema may refuse what the version before accepted, and that was not asked for.
+
+    ``errors`` say where.
+    """
+
+    def __init__(self, message: str, errors: Sequence[FieldError]) -> None:
+        super().__init__(message)
+        self.errors: tuple[FieldError, ...] = tuple(errors)
+
+
+class FreezeNotFound(CounterfoilError):
+    """Nothing is frozen under this id."""
+
+
+class TooMany(CounterfoilError):
+    """A tenant has as many of something as it may."""
+
+
 class ForeignHost(CounterfoilError):
     """A call without a key that does not address this machine by a name of its own."""
 
@@ -112,12 +171,14 @@ class BookRestored(CounterfoilError):
 class Frozen(CounterfoilError):
     """Something that the append writes about is frozen.
 
-    ``freeze`` is its id: the position of the event that says so.
+    ``freeze`` is its id: the position of the event that says so. ``shown`` is the whole of it
+    as JSON, once it was looked up.
     """
 
-    def __init__(self, message: str, freeze: int) -> None:
+    def __init__(self, message: str, freeze: int, shown: str | None = None) -> None:
         super().__init__(message)
         self.freeze = freeze
+        self.shown = shown
 
 
 class RulesChanged(CounterfoilError):

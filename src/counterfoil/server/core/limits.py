@@ -99,6 +99,9 @@ CONFLICTS_MAX: Final = 20
 QUERY_PARAMETERS_MAX: Final = 300
 """Parameters in one address: more than the types, agents and tags of one query item."""
 
+MANAGE_BODY_BYTES_MAX: Final = 128 * 1024
+"""The body of a call that manages keys, tenants, event types or the brake."""
+
 HEADERS_BYTES_MAX: Final = 64 * 1024
 """A request's first line and headers together, read before the key can be looked at."""
 
@@ -112,6 +115,87 @@ BODY_SECONDS_MAX: Final = 30.0
 BODIES_BYTES_MAX: Final = 128 * 1024 * 1024
 """Bodies that one process holds at a time, arriving or being worked on. Beyond: 503 with
 ``Retry-After``; a thousand callers with a batch each would take 4 GiB."""
+
+# --- Keys -------------------------------------------------------------------------
+
+SCOPES_MAX: Final = 100
+"""Scopes of one key. They are held in memory for each key, and a query is held against them."""
+
+SCOPE_CHARACTERS_MAX: Final = 256
+"""One scope as it is written: an event type at its limit and a kind of tags at its own, in
+ASCII. What is percent-encoded may be too long for it, and then ends in ``*``."""
+
+RATE_PER_SECOND_MAX: Final = 100_000
+"""Requests per second that one key may be granted: more than a process can serve."""
+
+RATE_BURST_MAX: Final = 1_000_000
+"""Requests that a key may be granted at once after a pause."""
+
+RATE_BUCKETS_MAX: Final = 100_000
+"""Keys whose rates one process keeps count of, some 300 bytes each. Beyond, it forgets those
+that called the longest ago; one that had used up its burst is then granted it again."""
+
+REASON_CHARACTERS_MAX: Final = 500
+"""Why something was frozen, thawed, revoked or narrowed: a sentence or two, for the book."""
+
+KEYS_MAX: Final = 10_000
+"""Keys of one tenant that open anything at the same time."""
+
+KEY_OVERLAP_SECONDS_DEFAULT: Final = 3_600
+"""How long a key goes on to work after its rotation, when the caller does not say."""
+
+KEY_OVERLAP_SECONDS_MAX: Final = 30 * 24 * 3_600
+"""How long it may: two keys for one principal are twice as many to lose."""
+
+KEY_TRUST_SECONDS_MAX: Final = 0.8
+"""How long a key is taken for what it was when it was looked up last. What is done to a key
+takes effect within this time, in every process."""
+
+KEY_REFRESH_SECONDS: Final = 0.3
+"""How often the keys in use are looked up anew, well before they are not trusted any more."""
+
+KEY_LOOKUPS_MAX: Final = 1_000
+"""Keys that one process looks up at once; as many callers may wait for theirs."""
+
+KEYS_REMEMBERED_MAX: Final = 10_000
+"""Keys, and ids that no key has, that one process remembers: some 10 MiB."""
+
+KEY_USES_NOTED_SECONDS: Final = 60.0
+"""How exactly the time of a key's last use is kept."""
+
+REFUSALS_TOLD_SECONDS: Final = 60.0
+"""How often refused attempts are summed up in the book: one event a key and minute."""
+
+FREEZES_MAX: Final = 10_000
+"""What a tenant can have frozen at the same time."""
+
+EVENT_TYPES_MAX: Final = 1_000
+"""Event types that a tenant can register."""
+
+RULES_TRIES_MAX: Final = 10
+"""How often an append is judged anew because the rules changed meanwhile."""
+
+RULES_REMEMBERED_MAX: Final = 10_000
+"""Tenants whose rules one process remembers."""
+
+SCHEMAS_REMEMBERED_MAX: Final = 2_000
+"""Compiled schemas that one process keeps, of all tenants: some tens of MiB."""
+
+LIST_ROWS_MAX: Final = 1_000
+"""Keys, tenants or event types of one page of a list."""
+
+LIST_ROWS_DEFAULT: Final = 100
+"""The same, when the caller does not say."""
+
+RATE_PER_SECOND_DEFAULT: Final = 1_000
+"""Calls a second that a key may make for ever, in each worker, unless it was made for others."""
+
+RATE_BURST_DEFAULT: Final = 2_000
+"""Calls that it may make at once."""
+
+RATE_REFUSAL_SECONDS: Final = 0.1
+"""How long a refusal for calling too often is held back. A caller that comes again at once
+would otherwise keep the process busy with refusals."""
 
 # --- Group commit -----------------------------------------------------------------
 

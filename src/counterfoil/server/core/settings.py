@@ -39,7 +39,15 @@ class Settings(BaseSettings):
     which pgbouncer in transaction mode cannot give. Default: ``DATABASE_URL``."""
 
     api_key: Annotated[SecretStr | None, Field(validation_alias="API_KEY")] = None
-    """The key that every call must bring. None: calls are taken without one."""
+    """The bootstrap key: opens everything in the default tenant's book, to make the keys with
+    that are used. None: only keys that were made open anything."""
+
+    open_to_this_machine: Annotated[
+        bool, Field(validation_alias="COUNTERFOIL_OPEN_TO_THIS_MACHINE")
+    ] = False
+    """Whether calls that address the machine as localhost need no key, and may then do
+    everything in the default tenant's book. For development: ``counterfoil dev`` sets it where
+    there is no API_KEY."""
 
     prepare_statements: Annotated[
         bool, Field(validation_alias="COUNTERFOIL_PREPARE_STATEMENTS")

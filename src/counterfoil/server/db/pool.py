@@ -132,8 +132,10 @@ class Pool:
         """Start connecting, without waiting for it: the database may come later."""
         await self._pool.open(wait=False)
 
-    async def try_once(self) -> None:
+    async def try_once(self) -> bool:
         """Make one connection as all are made, and close it again. Works before ``open``.
+
+        Returns whether the operator's tenant has a key in force.
 
         Raises:
             UnfitDatabase: the service must not work there.
@@ -142,6 +144,10 @@ class Pool:
         """
         async with await AsyncConnection.connect(self._url, **self._parameters) as connection:
             await self._configure(connection)
+            async with connection.transaction():
+                await connection.execute(_SQL["act_for_operator"])
+                row = await (await connection.execute(_SQL["has_keys"])).fetchone()
+            return row == (True,)
 
     async def close(self) -> None:
         """Close all connections; those in use, when they are given back."""

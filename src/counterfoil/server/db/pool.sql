@@ -18,3 +18,13 @@ set role counterfoil_service;
 
 -- name: bound_statements
 select set_config('statement_timeout', %(milliseconds)s, false);
+
+-- name: act_for_operator
+select set_config('counterfoil.tenant_id', '1', true);
+
+-- name: has_keys
+-- Whether any key opens the operator's tenant: without one, and without a bootstrap key, nobody
+-- could call the service.
+select exists (select from counterfoil.keys k
+               where k.tenant_id = 1 and k.revoked_at is null
+                 and (k.expires_at is null or k.expires_at > clock_timestamp()));

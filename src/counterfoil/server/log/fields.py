@@ -9,7 +9,7 @@ a value is refused, and so are control characters (U+0000 to U+001F, U+007F to U
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import (
     AfterValidator,
@@ -38,6 +38,12 @@ class Wire(BaseModel):
     """A part of a request: strict, no unknown fields, and its schema describes it."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    must_be: ClassVar[Mapping[str, str]] = {}
+    """What a field must be, to follow "must be", where ``refusals.py`` has no text for it."""
+
+    each_must_be: ClassVar[Mapping[str, str]] = {}
+    """The same for each entry of a list."""
 
     @model_validator(mode="before")
     @classmethod
@@ -251,3 +257,18 @@ Position = Annotated[int, Field(ge=0, le=limits.POSITION_MAX)]
 """A place between events: 0 lies before the first."""
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_judge_time)]
+
+Reason = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=limits.REASON_CHARACTERS_MAX,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        description="Why, in a sentence. It stands in the book.",
+        examples=["The laptop that held it was lost."],
+    ),
+]
+"""A sentence for the book, on one line."""
+
+
+REASON_MUST_BE: Final = f"a sentence of 1 to {limits.REASON_CHARACTERS_MAX} characters, on one line"

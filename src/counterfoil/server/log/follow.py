@@ -80,6 +80,7 @@ class Stream:
         self._buffered_bytes = 0
         self._taken_to = position
         self._news = asyncio.Event()
+        self._ended = False
 
     def offer(self, event: FedEvent, tags: frozenset[str]) -> None:
         """Take an event from the feed, if it matches and there is room. Called by the feed.
@@ -109,6 +110,11 @@ class Stream:
         """There is news, or the end. Called by the feed."""
         self._news.set()
 
+    def end(self) -> None:
+        """End this stream alone, at once: what has not been taken from it is not delivered."""
+        self._ended = True
+        self.wake()
+
     async def __aiter__(self) -> AsyncIterator[StreamItem]:
         """Deliver what matches, in order, with a heartbeat at the start and while it is quiet.
 
@@ -117,7 +123,7 @@ class Stream:
         """
         try:
             yield self._heartbeat()
-            while not self._feed.ended:
+            while not (self._feed.ended or self._ended):
                 self._news.clear()
                 if self._buffer:
                     self._position, text = self._buffer.popleft()
@@ -152,6 +158,8 @@ class Stream:
             self._feed.end()
             return
         for position, text in zip(page.positions, page.texts, strict=True):
+            if self._ended:
+                return
             self._position = self._taken_to = position
             yield StreamItem(position, self.incarnation, text)
         if page.found == limits.STREAM_PAGE_EVENTS or page.found > len(page.positions):

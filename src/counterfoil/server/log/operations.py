@@ -6,8 +6,9 @@ one statement, and so one snapshot. Nothing here holds a transaction across two 
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import psycopg
 import structlog
 
@@ -34,6 +35,7 @@ from counterfoil.server.core.errors import (
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.db.migrations import schema_version
 from counterfoil.server.db.pool import Pool
+from counterfoil.server.db.reading import Reader
 from counterfoil.server.log import store as log_store
 from counterfoil.server.log.doorbell import Listener, Ringer
 from counterfoil.server.log.follow import Followers, Stream
@@ -118,6 +120,8 @@ class Log:
             prepare=settings.prepare_statements,
         )
         self._store = Store(self._reads)
+        self.reader = Reader(self._reads)
+        """Through which the other parts of the service read."""
         self._writer = GroupCommit(self._store, self._writes, self._grown)
         self._followers = Followers(self._store)
         self._ringer = Ringer(self._store)
@@ -269,6 +273,16 @@ class Log:
         if not texts:
             raise EventNotFound(f"There is no event {position} in this book.")
         return Texts(incarnation=head.incarnation, head=head.position, events=texts)
+
+    async def payload(self, tenant_id: int, position: int) -> dict[str, Any]:
+        """The payload of one of the service's own events: no number in one is a fraction.
+
+        Raises:
+            EventNotFound, DatabaseUnavailable
+        """
+        read = await self.get(tenant_id, position)
+        payload: dict[str, Any] = msgspec.json.decode(read.events[0])["payload"]
+        return payload
 
     async def follow(
         self, tenant_id: int, filters: ReadRequest, *, after: int | None, incarnation: str | None

@@ -2,20 +2,35 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from counterfoil.server.core import limits
 from counterfoil.server.core.document import parse, pointer_to, quote
 from counterfoil.server.core.errors import FieldError, InputError
 from counterfoil.server.log.fields import Wire
 from counterfoil.server.log.refusals import field_errors, kind_of, refuse
 
 _REPEATABLE: Final = frozenset({"agent", "tag", "type"})
-_WHOLE_NUMBERS: Final = frozenset({"after", "before", "limit", "up_to"})
+_WHOLE_NUMBERS: Final = frozenset({"after", "before", "limit", "up_to", "version"})
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 
 Parameters = TypeVar("Parameters", bound=Wire)
+
+
+class ListParameters(Wire):
+    """The parameters of a list of keys, tenants or event types."""
+
+    must_be = {  # noqa: RUF012 - a ClassVar of the base
+        "limit": f"a whole number from 1 to {limits.LIST_ROWS_MAX}",
+        "cursor": "a string: the `next` of the page before",
+    }
+
+    limit: Annotated[
+        int, Field(ge=1, le=limits.LIST_ROWS_MAX, description="Rows of one page, at most.")
+    ] = limits.LIST_ROWS_DEFAULT
+    cursor: Annotated[str | None, Field(description="The `next` of the page before.")] = None
 
 
 def judged_parameters(model: type[Parameters], parameters: Sequence[tuple[str, str]]) -> Parameters:

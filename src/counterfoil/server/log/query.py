@@ -16,12 +16,12 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 from pydantic_core import PydanticCustomError
 
 from counterfoil.server.core import limits
-from counterfoil.server.core.document import encode, parse, quote
+from counterfoil.server.core.document import encode, quote
 from counterfoil.server.core.errors import FieldError, Location
 from counterfoil.server.log.cursor import QUERY_DIGEST_BYTES, Cursor, refused_cursor
 from counterfoil.server.log.fields import REFUSAL, EventId, Name, Names, Position, Tags, Wire
 from counterfoil.server.log.parameters import judged_parameters, whole_number
-from counterfoil.server.log.refusals import field_errors, not_an_object, refuse
+from counterfoil.server.log.refusals import field_errors, judged_document, refuse
 
 # --- On the wire ------------------------------------------------------------------
 
@@ -340,13 +340,7 @@ def _items_of(asked: _Filters) -> tuple[Item, ...] | None:
 
 def judge_query(body: bytes) -> ReadRequest:
     """``POST /events/query``. Raises ``MalformedDocument`` or ``InvalidInput``."""
-    tree = parse(body)
-    if not isinstance(tree, dict):
-        raise not_an_object(tree)
-    try:
-        asked = QueryBody.model_validate(tree)
-    except ValidationError as error:
-        raise refuse(field_errors(error, QueryBody)) from None
+    asked = judged_document(QueryBody, body)
     items = tuple(_item(item.types, item.agents, item.tags) for item in asked.query)
     return _paged(asked, items, "body")
 

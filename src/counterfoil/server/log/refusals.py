@@ -7,15 +7,17 @@ what was found in its place. No value is shown but short and printable ones.
 
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from counterfoil.server.core import limits
-from counterfoil.server.core.document import pointer_to, quote
+from counterfoil.server.core.document import parse, pointer_to, quote
 from counterfoil.server.core.errors import FieldError, InvalidInput, Location
-from counterfoil.server.log.fields import REFUSAL, known_fields
+from counterfoil.server.log.fields import REFUSAL, Wire, known_fields
+
+Judged = TypeVar("Judged", bound=Wire)
 
 _NAME: Final = f"a string of 1 to {limits.NAME_CHARACTERS_MAX} characters"
 _NAMES: Final = f"a list of at most {limits.QUERY_ITEM_VALUES_MAX} names"
@@ -79,6 +81,20 @@ def field_errors(
     ]
 
 
+def judged_document(model: type[Judged], body: bytes) -> Judged:
+    """What a body asks for, as the model that judges it.
+
+    Raises ``MalformedDocument``, or ``InvalidInput`` with every fault at its pointer.
+    """
+    tree = parse(body)
+    if not isinstance(tree, dict):
+        raise not_an_object(tree)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise refuse(field_errors(error, model)) from None
+
+
 def refuse(errors: list[FieldError]) -> InvalidInput:
     """One refusal for all of ``errors`` (at least one); it names ``FIELD_ERRORS_MAX`` of them."""
     named = errors[: limits.FIELD_ERRORS_MAX]
@@ -118,8 +134,9 @@ def _sentence(details: ErrorDetails, root: type[BaseModel], location: Location) 
         noun = "parameter" if location == "query" else "field"
         known = known_fields(_model_at(root, around))
         return f"There is no {noun} {quote(str(last))} here; known {noun}s: {known}."
+    model = _model_at(root, around)
     if fault == "missing":
-        return f"`{last}` is missing. It must be {_REQUIRED[str(last)]}."
+        return f"`{last}` is missing. It must be {_must_be(model, str(last))}."
     if fault == "int_type" and location == "query":
         # All parameters are text: what matters is which.
         found = f"this is {quote(str(value))}"
@@ -127,8 +144,15 @@ def _sentence(details: ErrorDetails, root: type[BaseModel], location: Location) 
         found = _FOUND.get(fault, _is_another_kind)(value)
     if isinstance(last, int):
         name = str(around[-1])
-        return f"Each of `{name}` must be {_REQUIRED_IN[name]}; {found}."
-    return f"`{last}` must be {_REQUIRED[last]}; {found}."
+        owner = _model_at(root, around[:-1])
+        own = owner.each_must_be if issubclass(owner, Wire) else {}
+        return f"Each of `{name}` must be {own.get(name) or _REQUIRED_IN[name]}; {found}."
+    return f"`{last}` must be {_must_be(model, last)}; {found}."
+
+
+def _must_be(model: type[BaseModel], name: str) -> str:
+    own = model.must_be if issubclass(model, Wire) else {}
+    return own.get(name) or _REQUIRED[name]
 
 
 def _is_another_kind(value: object) -> str:

@@ -47,13 +47,13 @@ create policy own_tenant_only on counterfoil.keys using (
 create policy presented_keys on counterfoil.keys for select using (
     key_id = any (string_to_array(current_setting('counterfoil.presented_keys', true), ',')));
 
--- What the keys with these ids are worth, their digests with it: for the one place that
--- compares them. Ids that there are not are left out.
+-- What the keys with these ids are worth by the database's clock, their digests with it: for
+-- the one place that compares them. Ids that there are not are left out.
 create function counterfoil.presented_keys_v1(p_key_ids text[])
 returns table (
     key_id text, tenant_id integer, tenant_name text, kind text, name text, mode text,
-    scopes text[], digest text, expires_at timestamptz, revoked_at timestamptz,
-    rate_per_second integer, rate_burst integer)
+    scopes text[], digest text, expires_at text, rate_per_second integer, rate_burst integer,
+    state text)
 language plpgsql volatile
 security definer
 set search_path = pg_catalog, pg_temp
@@ -63,10 +63,31 @@ begin
     perform set_config('counterfoil.books', 'all', true);
     return query
         select k.key_id, k.tenant_id, b.name, k.kind, k.name, k.mode, k.scopes,
-               encode(k.digest, 'hex'), k.expires_at, k.revoked_at, k.rate_per_second, k.rate_burst
+               encode(k.digest, 'hex'), counterfoil.time_text(k.expires_at), k.rate_per_second,
+               k.rate_burst,
+               case when k.revoked_at is not null then 'revoked'
+                    when k.expires_at <= clock_timestamp() then 'expired'
+                    else 'active' end
         from counterfoil.keys k join counterfoil.books b on b.tenant_id = k.tenant_id
         where k.key_id = any (p_key_ids);
     perform set_config('counterfoil.presented_keys', '', true);
+    perform set_config('counterfoil.books', '', true);
+end
+$$;
+
+-- A page of all tenants, or the one of this name: for the operator, whose calls alone lead here.
+create function counterfoil.tenants_v1(p_after integer, p_limit integer, p_name text)
+returns table (tenant_id integer, name text, created_at timestamptz)
+language plpgsql volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform set_config('counterfoil.books', 'all', true);
+    return query
+        select b.tenant_id, b.name, b.created_at from counterfoil.books b
+        where b.tenant_id > p_after and (p_name is null or b.name = p_name)
+        order by b.tenant_id limit p_limit;
     perform set_config('counterfoil.books', '', true);
 end
 $$;

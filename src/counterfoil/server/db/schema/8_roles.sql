@@ -50,6 +50,7 @@ grant execute on function
     counterfoil.event_text(counterfoil.events),
     counterfoil.current_tenant(),
     counterfoil.presented_keys_v1(text[]),
+    counterfoil.tenants_v1(integer, integer, text),
     counterfoil.note_key_uses_v1(jsonb)
     to counterfoil_service;
 -- A policy is asked with the rights of whoever reads.
