@@ -190,9 +190,7 @@ def test_another_agents_key_writes_nothing_in_the_agents_name(world: World, call
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_another_tenants_key_sees_and_changes_nothing_of_this_one(
-    world: World, call: Call
-) -> None:
+def test_another_tenants_key_sees_and_changes_nothing_of_this_one(world: World, call: Call) -> None:
     ours = [row for row in world.stored() if row[1] == 1]
 
     for holder in (world.rival, world.rivals_agent):

@@ -7,7 +7,7 @@ whom it applies, as it does to the service and to functions that run as their ow
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final, LiteralString, cast
+from typing import Any, Final, LiteralString
 
 import psycopg
 import pytest
@@ -99,7 +99,7 @@ def owner(owned: Database) -> Iterator[psycopg.Connection]:
 
 def without_conditions(sql: str) -> LiteralString:
     """The same statement, as if every condition on the tenant had been forgotten."""
-    return cast("LiteralString", ON_THE_TENANT.sub("true", sql))
+    return ON_THE_TENANT.sub("true", sql)
 
 
 def forget_in_functions(owner: psycopg.Connection) -> None:
@@ -139,9 +139,20 @@ def test_a_statement_without_its_conditions_shows_no_other_tenant(
     owner.execute("set local role counterfoil_service")
     act_for(owner, 1)
     parameters = {
-        **{"tenant_id": 2, "query": None, "payload": None, "after": 0, "up_to": 10, "limit": 10},
-        **{"bytes_max": 1_000_000, "newest_first": False, "agent_name": "agent_2", "position": 1},
-        **{"positions": [1], "key_id": "key_2", "event_type": "type_2", "version": 1},
+        "tenant_id": 2,
+        "query": None,
+        "payload": None,
+        "after": 0,
+        "up_to": 10,
+        "limit": 10,
+        "bytes_max": 1_000_000,
+        "newest_first": False,
+        "agent_name": "agent_2",
+        "position": 1,
+        "positions": [1],
+        "key_id": "key_2",
+        "event_type": "type_2",
+        "version": 1,
     }
     if "%(after)s::text" in sql:
         parameters["after"] = ""
@@ -162,9 +173,7 @@ def test_a_table_shows_a_tenant_its_own_rows_and_none_to_who_never_said(
     counts = {}
     for tenant_id in (1, 2, None):
         act_for(owner, tenant_id)
-        rows = owner.execute(
-            cast("LiteralString", f"select distinct tenant_id from counterfoil.{table}")
-        ).fetchall()
+        rows = owner.execute(f"select distinct tenant_id from counterfoil.{table}").fetchall()
         counts[tenant_id] = rows
     assert counts == {1: [(1,)], 2: [(2,)], None: []}
 
@@ -206,9 +215,7 @@ def test_an_append_that_forgot_to_look_writes_into_no_other_book(
     (source,) = owner.execute(
         "select pg_get_functiondef('counterfoil.append_v3'::regproc)"
     ).fetchone() or ("",)
-    guard = re.compile(
-        r"if counterfoil\.current_tenant\(\) is distinct.*?end if;", re.DOTALL
-    )
+    guard = re.compile(r"if counterfoil\.current_tenant\(\) is distinct.*?end if;", re.DOTALL)
     unguarded = without_conditions(guard.sub("", source))
     assert unguarded != without_conditions(source)
     owner.execute(unguarded)

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from counterfoil.server.access.operations import Access
-from counterfoil.server.api import errors, events, freezes, health, keys, pages, stream
+from counterfoil.server.api import errors, event_types, events, freezes, health, keys, pages, stream
 from counterfoil.server.api.appends import Appends
 from counterfoil.server.api.door import Door
 from counterfoil.server.api.openapi import DescribedService
@@ -26,6 +26,7 @@ from counterfoil.server.api.requests import BodyAllowance
 from counterfoil.server.api.routes import RawRoute
 from counterfoil.server.brake.operations import Brake
 from counterfoil.server.core.settings import Settings
+from counterfoil.server.event_types.operations import EventTypes
 from counterfoil.server.log.operations import Log
 
 _log = structlog.get_logger(__name__)
@@ -42,7 +43,7 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 # `stream` before `events`: /events/stream is not the event with the id "stream".
 _ROUTERS: Final = (
-    *(stream.router, events.router, keys.router, freezes.router),
+    *(stream.router, events.router, keys.router, event_types.router, freezes.router),
     *(health.router, pages.router),
 )
 
@@ -110,8 +111,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
         is_open=settings.open_to_this_machine,
     )
-    brake = Brake(log)
-    app.state.parts = Parts(log, access, brake, Appends(log, brake))
+    event_types, brake = EventTypes(log), Brake(log)
+    app.state.parts = Parts(log, access, event_types, brake, Appends(event_types, brake))
     loop = asyncio.get_running_loop()
     _spare_the_garbage_collector()
     try:

@@ -12,9 +12,7 @@ from typing import Final
 import msgspec
 from fastapi import APIRouter
 from pydantic import TypeAdapter, ValidationError
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
-from typing_extensions import override
 
 from counterfoil.server.api import openapi
 from counterfoil.server.api.parts import parts
@@ -48,23 +46,6 @@ from counterfoil.server.log.query import (
 
 _AGENT_PATH: Final = "/agent-events/"
 _NAME: Final = TypeAdapter[str](Name)
-
-
-class _Anything(Convertor[str]):
-    """The rest of a path, whatever it is: Starlette's `path` stops at a line's end."""
-
-    regex = r"[\s\S]*"
-
-    @override
-    def convert(self, value: str) -> str:
-        return value
-
-    @override
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("anything", _Anything())
 
 router = APIRouter(route_class=RawRoute)
 

@@ -1,11 +1,13 @@
 """Keys and tenants: making them, looking at them, and taking them away."""
 
+from collections.abc import Sequence
+
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 
 from counterfoil.server.access.model import NewKey, NewTenant, Revocation, Rotation
-from counterfoil.server.access.operations import Listed, Made
+from counterfoil.server.access.operations import Made
 from counterfoil.server.api import openapi_access as described
 from counterfoil.server.api.parts import idempotency_key, judged, parts
 from counterfoil.server.api.requests import (
@@ -59,7 +61,7 @@ async def list_keys(request: Request) -> Answer:
     listed = await parts(request).access.keys(
         principal(request).tenant_id, limit=asked.limit, cursor=asked.cursor
     )
-    return list_answer("keys", listed)
+    return list_answer("keys", listed.texts, listed.next)
 
 
 @router.get("/keys/{key_id}", **described.GET_KEY)  # noqa: FAST003 - looked up as it is
@@ -111,13 +113,13 @@ async def list_tenants(request: Request) -> Answer:
     """List the tenants, in the order in which they were made."""
     asked = judged_parameters(ListParameters, query_parameters(request))
     listed = await parts(request).access.tenants(limit=asked.limit, cursor=asked.cursor)
-    return list_answer("tenants", listed)
+    return list_answer("tenants", listed.texts, listed.next)
 
 
-def list_answer(name: str, listed: Listed) -> Answer:
-    """Write a page of a list."""
-    following = "null" if listed.next is None else f'"{listed.next}"'
-    return Answer(f'{{"{name}":[{",".join(listed.texts)}],"next":{following}}}')
+def list_answer(name: str, texts: Sequence[str], cursor: str | None) -> Answer:
+    """Write a page of a list, and where the next one begins."""
+    following = "null" if cursor is None else f'"{cursor}"'
+    return Answer(f'{{"{name}":[{",".join(texts)}],"next":{following}}}')
 
 
 def replayed_header(replayed: bool) -> list[tuple[bytes, bytes]]:

@@ -139,9 +139,7 @@ ROTATE_KEY: Final = _managed(
 )
 REVOKE_KEY: Final = _managed(
     "revoke_key",
-    parts.json_answer(
-        schemas_access.Key, _KEY, "The key, worth nothing now.", _REPLAYED
-    ),
+    parts.json_answer(schemas_access.Key, _KEY, "The key, worth nothing now.", _REPLAYED),
     "manage:keys",
     problems.KEY_NOT_FOUND,
     parameters=(_KEY_ID_PARAMETER,),
@@ -174,7 +172,9 @@ CREATE_TENANT: Final = _managed(
 LIST_TENANTS: Final = parts.call(
     "list_tenants",
     "access",
-    parts.json_answer(schemas_access.TenantList, {"tenants": [_TENANT], "next": "AAAAAAAAAAI"}, "One page."),
+    parts.json_answer(
+        schemas_access.TenantList, {"tenants": [_TENANT], "next": "AAAAAAAAAAI"}, "One page."
+    ),
     parts.READ_REFUSALS,
     needs="operate:tenants",
     parameters=parts.query_parameters(ListParameters),

@@ -215,6 +215,8 @@ _HEADERS_OF_STATUS: Final[Mapping[int, Sequence[str]]] = {
 def _schema_of(group: Sequence[ProblemType]) -> str:
     if problems.SCOPE_MISSING in group:
         return schemas_access.ScopeMissingProblem.__name__
+    if problems.PAYLOAD_MISMATCH in group:
+        return schemas_access.PayloadMismatchProblem.__name__
     if problems.FROZEN in group:
         return schemas_access.FrozenProblem.__name__
     if problems.CONDITION_FAILED in group:
@@ -332,6 +334,7 @@ def call(
     parameters: Sequence[Json] = (),
     body: Json | None = None,
     needs: str = OPEN,
+    more_answers: Mapping[int | str, Json] | None = None,
 ) -> Json:
     """Put together the keyword arguments of one route.
 
@@ -358,6 +361,7 @@ def call(
         "response_description": answer["description"],
         "responses": {
             status: answer,
+            **(more_answers or {}),
             **_problem_responses(
                 tuple(dict.fromkeys((*everywhere, *refusals, problems.INTERNAL_ERROR)))
             ),

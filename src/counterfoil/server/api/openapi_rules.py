@@ -1,4 +1,4 @@
-"""What the calls about the brake take and give, for ``/openapi.json``."""
+"""What the calls about event types, settings and the brake take and give, for ``/openapi.json``."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -9,9 +9,16 @@ from counterfoil.server.api import openapi_parts as parts
 from counterfoil.server.api import problems, schemas_access
 from counterfoil.server.api.openapi_parts import Json
 from counterfoil.server.brake.model import NewFreeze, Thaw
+from counterfoil.server.core import limits
+from counterfoil.server.event_types.model import NewSettings, NewVersion, TypeParameters
+from counterfoil.server.log.parameters import ListParameters
 
-INPUTS: Final[Sequence[type[BaseModel]]] = (NewFreeze, Thaw)
+INPUTS: Final[Sequence[type[BaseModel]]] = (NewVersion, NewSettings, NewFreeze, Thaw)
 OUTPUTS: Final[Sequence[type[BaseModel]]] = (
+    schemas_access.EventType,
+    schemas_access.TypeList,
+    schemas_access.TenantSettings,
+    schemas_access.PayloadMismatchProblem,
     schemas_access.Freeze,
     schemas_access.Thawed,
     schemas_access.FreezeList,
@@ -35,6 +42,98 @@ def _changed(operation_id: str, answer: Json, needs: str, *refusals: Any, **more
 
 _FREEZE_ID: Final = {**parts.EVENT_ID, "description": "The freeze's id."}
 
+_TYPE: Final = parts.parameter(
+    "event_type",
+    "path",
+    "Any event type, percent-encoded, slashes too.",
+    {"type": "string", "minLength": 1, "maxLength": limits.NAME_CHARACTERS_MAX},
+    required=True,
+    example="flag_transaction",
+)
+_SCHEMA: Final[Json] = {
+    "type": "object",
+    "properties": {
+        "transaction_id": {"type": "string"},
+        "amount": {"type": "integer", "minimum": 0, "description": "In cents."},
+    },
+    "required": ["transaction_id", "amount"],
+}
+_LISTED: Final[Json] = {
+    "event_type": "flag_transaction",
+    "version": 2,
+    "registered_at": _TIME,
+    "registered_by": "admin:admin",
+    "event_id": 12,
+}
+_VERSION: Final[Json] = {
+    **_LISTED,
+    "active": True,
+    "versions": [1, 2],
+    "narrowing": True,
+    "reason": "An amount is needed to weigh a flag.",
+    "schema": _SCHEMA,
+}
+
+LIST_TYPES: Final = parts.call(
+    "list_event_types",
+    "rules",
+    parts.json_answer(
+        schemas_access.TypeList, {"event_types": [_LISTED], "next": "ZmxhZw=="}, "One page."
+    ),
+    parts.READ_REFUSALS,
+    needs=parts.ANY,
+    parameters=parts.query_parameters(ListParameters),
+)
+GET_TYPE: Final = parts.call(
+    "get_event_type",
+    "rules",
+    parts.json_answer(schemas_access.EventType, _VERSION, "The version, with its schema."),
+    (*parts.READ_REFUSALS, problems.EVENT_TYPE_NOT_FOUND),
+    needs=parts.ANY,
+    parameters=(_TYPE, *parts.query_parameters(TypeParameters)),
+)
+_REGISTERED: Final = parts.json_answer(
+    schemas_access.EventType, _VERSION, "The version that was registered.", "Location", _REPLAYED
+)
+REGISTER: Final = _changed(
+    "register_event_type",
+    parts.json_answer(
+        schemas_access.EventType, _VERSION, "It is the active version already; nothing changed."
+    ),
+    "manage:event-types",
+    *(problems.NARROWING_CHANGE, problems.TOO_MANY),
+    parameters=(_TYPE,),
+    body=parts.json_body(
+        NewVersion,
+        a_flag={"schema": _SCHEMA},
+        a_narrower_one={
+            "schema": {**_SCHEMA, "additionalProperties": False},
+            "narrowing": True,
+            "reason": "Misspelt fields went unnoticed.",
+        },
+    ),
+    more_answers={201: _REGISTERED},
+)
+GET_SETTINGS: Final = parts.call(
+    "get_settings",
+    "rules",
+    parts.json_answer(
+        schemas_access.TenantSettings, {"unregistered_types": "accepted"}, "The settings."
+    ),
+    parts.READ_REFUSALS,
+    needs=parts.ANY,
+)
+CHANGE_SETTINGS: Final = _changed(
+    "change_settings",
+    parts.json_answer(
+        schemas_access.TenantSettings,
+        {"unregistered_types": "refused"},
+        "The settings as they are now.",
+        _REPLAYED,
+    ),
+    "manage:settings",
+    body=parts.json_body(NewSettings, only_registered={"unregistered_types": "refused"}),
+)
 FREEZE: Final = _changed(
     "freeze",
     parts.json_answer(

@@ -9,6 +9,7 @@ from counterfoil.server.api.appends import Appends
 from counterfoil.server.api.requests import header, judged_body
 from counterfoil.server.brake.operations import Brake
 from counterfoil.server.core import limits
+from counterfoil.server.event_types.operations import EventTypes
 from counterfoil.server.log.fields import Wire
 from counterfoil.server.log.model import judge_idempotency_key
 from counterfoil.server.log.operations import Log
@@ -22,6 +23,7 @@ class Parts(NamedTuple):
 
     log: Log
     access: Access
+    event_types: EventTypes
     brake: Brake
     appends: Appends
 

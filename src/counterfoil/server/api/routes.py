@@ -4,13 +4,32 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from fastapi.routing import APIRoute
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import override
 
 from counterfoil.server.core.errors import invariant
 
 NEEDS: Final = "x-needs"
 """Under which name a route's description says what a key needs for it. No route is without."""
+
+
+class _Anything(Convertor[str]):
+    """The rest of a path, whatever it is: Starlette's `path` stops at a line's end."""
+
+    regex = r"[\s\S]*"
+
+    @override
+    def convert(self, value: str) -> str:
+        return value
+
+    @override
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
 
 
 class RawRoute(APIRoute):

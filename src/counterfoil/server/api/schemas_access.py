@@ -1,6 +1,6 @@
 """The shapes of answers about keys, tenants, rules and freezes, for the description only."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -78,6 +78,46 @@ class TenantList(Answered):
 
     tenants: list[Tenant]
     next: str | None
+
+
+class ListedType(Answered):
+    """A registered type in a list, with its active version."""
+
+    event_type: str
+    version: int
+    registered_at: Time
+    registered_by: str
+    event_id: Id
+
+
+class TypeList(Answered):
+    """A page of registered types."""
+
+    event_types: list[ListedType]
+    next: str | None
+
+
+class EventType(ListedType):
+    """One version of a type."""
+
+    active: bool
+    versions: list[int]
+    narrowing: bool
+    reason: str | None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class TenantSettings(Answered):
+    """What a tenant has settled for itself."""
+
+    unregistered_types: Literal["accepted", "refused"]
+
+
+class PayloadMismatchProblem(Problem):
+    """The request breaks a rule; with `payload-mismatch`, which schema it was."""
+
+    event_type: str | None = None
+    version: int | None = None
 
 
 class Freeze(Answered):

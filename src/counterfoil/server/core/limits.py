@@ -172,6 +172,16 @@ FREEZES_MAX: Final = 10_000
 EVENT_TYPES_MAX: Final = 1_000
 """Event types that a tenant can register."""
 
+SCHEMA_BYTES_MAX: Final = 64 * 1024
+"""The schema of an event type."""
+
+SCHEMA_NODES_MAX: Final = 2_000
+"""Parts of a schema with every reference written out: each may be asked at each place of a
+payload, and a payload has up to ``PAYLOAD_BYTES_MAX``."""
+
+SCHEMA_PATTERN_BYTES_MAX: Final = 1024 * 1024
+"""What one compiled pattern of a schema may take."""
+
 RULES_TRIES_MAX: Final = 10
 """How often an append is judged anew because the rules changed meanwhile."""
 

@@ -1,0 +1,124 @@
+"""The rules that appends are judged by, as one process knows them.
+
+Theory of operation
+-------------------
+A payload cannot be checked in the database, so it is checked here, before the append. The
+rules may change in between. So every append carries the position of the last change under
+which it was judged; ``append_v3`` compares that under the lock, and answers ``rules_changed``
+where it is outdated. Then the rules are forgotten here, read anew, and the append is judged
+anew. That is all that keeps a process up to date: what it remembers may be old, and can let
+nothing through.
+
+A version of a schema never changes, so what was compiled can be kept as long as there is
+room, whoever it belongs to.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from counterfoil.server.core import limits
+from counterfoil.server.core.document import pointer_to
+from counterfoil.server.core.errors import FieldError, PayloadMismatch, UnregisteredType
+from counterfoil.server.event_types.schemas import CompiledSchema, compile_stored
+from counterfoil.server.event_types.store import EventTypeStore, StoredRules
+from counterfoil.server.log.model import NewEvent, Path
+
+
+class Rules:
+    """What the events of one tenant are held against. Immutable.
+
+    ``position`` is that of the event that changed it last; 0: nothing was ever registered.
+    """
+
+    def __init__(self, stored: StoredRules) -> None:
+        self.position = stored.position
+        self.versions = stored.versions
+        self._refuses_unregistered = stored.unregistered_types == "refused"
+
+    def version_of(self, event: NewEvent, path: Path) -> int | None:
+        """The version that an event's payload has to fit; None: any payload will do.
+
+        Raises ``UnregisteredType`` where its type has no schema and would need one.
+        """
+        version = self.versions.get(event.event_type)
+        if version is None and self._refuses_unregistered:
+            message = (
+                f"The type `{event.event_type}` is not registered, and only registered types are "
+                "accepted here."
+            )
+            raise UnregisteredType(
+                message, [FieldError(pointer_to((*path, "event_type")), message)]
+            )
+        return version
+
+
+class Registry:
+    """The rules of the tenants that this process writes for, and their compiled schemas."""
+
+    def __init__(self, store: EventTypeStore) -> None:
+        self._store = store
+        self._rules: OrderedDict[int, Rules] = OrderedDict()
+        self._schemas: OrderedDict[tuple[int, str, int], CompiledSchema] = OrderedDict()
+
+    async def rules(self, tenant_id: int) -> Rules:
+        """A tenant's rules, as far as this process knows.
+
+        Raises:
+            DatabaseUnavailable, ReadTooSlow
+        """
+        rules = self._rules.get(tenant_id)
+        if rules is None:
+            rules = self._rules[tenant_id] = Rules(await self._store.rules(tenant_id))
+            if len(self._rules) > limits.RULES_REMEMBERED_MAX:
+                self._rules.popitem(last=False)
+        return rules
+
+    def forget(self, tenant_id: int) -> None:
+        """The rules of this tenant have changed: read them anew when they are needed."""
+        self._rules.pop(tenant_id, None)
+
+    async def check(
+        self, tenant_id: int, rules: Rules, events: Sequence[tuple[Path, NewEvent]]
+    ) -> None:
+        """Hold judged events against these rules.
+
+        Raises:
+            UnregisteredType: a type has no schema, and the tenant takes none without.
+            PayloadMismatch: a payload does not fit, with every fault at its pointer.
+            DatabaseUnavailable, ReadTooSlow
+        """
+        if not rules.position:
+            return
+        for path, event in events:
+            version = rules.version_of(event, path)
+            if version is None:
+                continue
+            schema = await self._schema(tenant_id, event.event_type, version)
+            errors = schema.check(event.payload, path)
+            if errors:
+                raise PayloadMismatch(
+                    f"The payload does not fit version {version} of the type "
+                    f"`{event.event_type}`. {errors[0].message}",
+                    errors,
+                    event_type=event.event_type,
+                    version=version,
+                )
+
+    async def _schema(self, tenant_id: int, event_type: str, version: int) -> CompiledSchema:
+        place = (tenant_id, event_type, version)
+        schema = self._schemas.get(place)
+        if schema is None:
+            text = await self._store.schema(tenant_id, event_type, version)
+            # Compiling a large one takes milliseconds, in which others would not be heard.
+            schema = await asyncio.to_thread(compile_stored, text)
+            self._schemas[place] = schema
+            if len(self._schemas) > limits.SCHEMAS_REMEMBERED_MAX:
+                self._schemas.popitem(last=False)
+        self._schemas.move_to_end(place)
+        return schema
+
+
+NO_SCHEMA: Final = "There is no such event type, or no such version of it."
+"""What a call is told that asks for one."""

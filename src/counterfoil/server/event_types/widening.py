@@ -1,0 +1,335 @@
+"""Whether a schema accepts every payload that the one before it accepted.
+
+In general nobody can tell from two schemas. So this is a proof and not a test: where it says
+nothing, the new schema accepts whatever the old one did; where it cannot prove that, it names
+the place, and the change counts as narrowing, although it may be none.
+
+Both schemas have their references written out first. Then they are compared place by place:
+for each keyword of the new one, what the old one asked at that place must imply it. Keywords
+hold for one kind of value each (``maximum`` for numbers), so those for a kind that the old
+schema refused anyway are passed over. A finite old schema (``const``, ``enum``) is simply
+tried, value by value.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from counterfoil.server.core import limits
+from counterfoil.server.core.document import encode, pointer_to, quote
+from counterfoil.server.core.errors import FieldError
+from counterfoil.server.event_types.schemas import (
+    ANNOTATIONS,
+    LISTED_SCHEMAS,
+    ONE_SCHEMA,
+    SCHEMAS_BY_NAME,
+    CompiledSchema,
+    Schema,
+)
+from counterfoil.server.log.model import Path
+
+_ALL_TYPES: Final = frozenset({"null", "boolean", "object", "array", "number", "string"})
+_KIND_OF: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        ("multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"), "number"
+    ),
+    **dict.fromkeys(("maxLength", "minLength", "pattern", "format"), "string"),
+    **dict.fromkeys(
+        (
+            *("prefixItems", "items", "contains", "minContains", "maxContains"),
+            *("maxItems", "minItems", "uniqueItems", "unevaluatedItems"),
+        ),
+        "array",
+    ),
+    **dict.fromkeys(
+        (
+            *("properties", "patternProperties", "additionalProperties", "propertyNames"),
+            *("maxProperties", "minProperties", "required", "dependentRequired"),
+            *("dependentSchemas", "unevaluatedProperties"),
+        ),
+        "object",
+    ),
+}
+"""Which kind of value a keyword holds for; those that are missing hold for all."""
+
+_BOUNDS: Final = frozenset({"maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"})
+_WHOLE: Final = frozenset({"unevaluatedItems", "unevaluatedProperties"})
+"""What these say depends on all else of the schema."""
+
+_TOGETHER: Final = (("contains", "minContains", "maxContains"), ("if", "then", "else"))
+
+
+def narrowing(old: dict[str, Any], new: dict[str, Any]) -> list[FieldError]:
+    """Where the new schema may refuse a payload that the old one accepts; none: nowhere.
+
+    Both are judged schemas of payloads. Pointers lie below ``/schema`` of the new one.
+    """
+    before, after = _written_out(old, old), _written_out(new, new)
+    found = _narrowed(_of_objects(before), after, ("schema",))
+    errors: dict[str, FieldError] = {}
+    for error in found:
+        errors.setdefault(error.pointer, error)
+        if len(errors) >= limits.FIELD_ERRORS_MAX:
+            break
+    return list(errors.values())
+
+
+def _of_objects(schema: Schema) -> Schema:
+    """The same, where it is known that only objects are held against it."""
+    return {**schema, "type": "object"} if isinstance(schema, dict) else schema
+
+
+def _written_out(schema: Schema, root: Mapping[str, Any]) -> Schema:
+    """The same schema without references, annotations and definitions."""
+    if isinstance(schema, bool):
+        return schema
+    plain: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword in ANNOTATIONS or keyword.startswith("x-") or keyword in ("$defs", "$ref"):
+            continue
+        if keyword in ONE_SCHEMA:
+            plain[keyword] = _written_out(value, root)
+        elif keyword in SCHEMAS_BY_NAME:
+            plain[keyword] = {name: _written_out(part, root) for name, part in value.items()}
+        elif keyword in LISTED_SCHEMAS:
+            plain[keyword] = [_written_out(part, root) for part in value]
+        else:
+            plain[keyword] = value
+    reference = schema.get("$ref")
+    if reference is None:
+        return plain
+    target = _written_out(root["$defs"][reference.removeprefix("#/$defs/")], root)
+    return {"allOf": [target, plain]} if plain else target
+
+
+def _narrowed(old: Schema, new: Schema, path: Path) -> Iterator[FieldError]:
+    """Where ``new`` may refuse what ``old`` accepts."""
+    if new is True or new == {} or old is False or _same(old, new):
+        return
+    if new is False:
+        yield FieldError(pointer_to(path), "Nothing is accepted here any more.")
+        return
+    before: dict[str, Any] = {} if old is True else old
+    values = _values_of(before)
+    if values is not None:
+        yield from _refused_values(before, new, values, path)
+        return
+    if set(before) == {"anyOf"} or set(before) == {"oneOf"}:
+        (branches,) = before.values()
+        for branch in branches:
+            yield from _narrowed(branch, new, path)
+        return
+    if "allOf" in before and any(not any(_narrowed(part, new, path)) for part in _members(before)):
+        # Whatever fits all of them fits that one.
+        return
+    for keyword in new:
+        kind = _KIND_OF.get(keyword)
+        if kind is None or kind in _types_of(before):
+            yield from _narrowed_by(keyword, before, new, path)
+
+
+def _members(schema: Mapping[str, Any]) -> list[Schema]:
+    rest = {keyword: value for keyword, value in schema.items() if keyword != "allOf"}
+    return [*schema["allOf"], *([rest] if rest else [])]
+
+
+def _narrowed_by(
+    keyword: str, old: Mapping[str, Any], new: Mapping[str, Any], path: Path
+) -> Iterator[FieldError]:
+    """Where one keyword of the new schema may refuse what the old one accepts."""
+    structural = _STRUCTURAL.get(keyword)
+    if structural is not None:
+        yield from structural(keyword, old, new, path)
+        return
+    was, now = old.get(keyword), new[keyword]
+    if keyword in _BOUNDS:
+        implied = _bounds_imply(keyword, old, now)
+    elif keyword in _IMPLIED:
+        implied = _IMPLIED[keyword](was, now)
+    else:
+        implied = keyword not in _WHOLE and was is not None and _same(was, now)
+    if not implied:
+        yield _changed(keyword, was, now, (*path, keyword))
+
+
+def _narrowed_type(
+    keyword: str, old: Mapping[str, Any], new: Mapping[str, Any], path: Path
+) -> Iterator[FieldError]:
+    if not _types_of(old, whole=True) <= _types_of(new, whole=True):
+        yield _changed(keyword, old.get(keyword), new[keyword], (*path, keyword))
+
+
+def _narrowed_all(
+    keyword: str, old: Mapping[str, Any], new: Mapping[str, Any], path: Path
+) -> Iterator[FieldError]:
+    for index, part in enumerate(new[keyword]):
+        yield from _narrowed(dict(old), part, (*path, keyword, index))
+
+
+def _narrowed_any(
+    keyword: str, old: Mapping[str, Any], new: Mapping[str, Any], path: Path
+) -> Iterator[FieldError]:
+    place = (*path, keyword)
+    if not any(not any(_narrowed(dict(old), part, place)) for part in new[keyword]):
+        yield _changed(keyword, old.get(keyword), new[keyword], place)
+
+
+def _narrowed_group(
+    keyword: str, old: Mapping[str, Any], new: Mapping[str, Any], path: Path
+) -> Iterator[FieldError]:
+    """Keywords that mean something only together: unchanged, or gone with the first of them."""
+    group = next(names for names in _TOGETHER if keyword in names)
+    leader = group[0]
+    if leader in new and any(not _same(old.get(name), new.get(name)) for name in group):
+        yield _changed(keyword, old.get(keyword), new[keyword], (*path, keyword))
+
+
+def _bounds_imply(keyword: str, old: Mapping[str, Any], now: Any) -> bool:
+    """Whether the old bounds of a number imply a new one."""
+    upper = keyword in ("maximum", "exclusiveMaximum")
+    plain, exclusive = ("maximum", "exclusiveMaximum") if upper else ("minimum", "exclusiveMinimum")
+    is_exclusive = keyword == exclusive
+    sign = 1 if upper else -1
+    for name, strict in ((plain, False), (exclusive, True)):
+        was = old.get(name)
+        if was is None:
+            continue
+        if sign * was < sign * now or (was == now and (strict or not is_exclusive)):
+            return True
+    return False
+
+
+def _narrowed_properties(
+    keyword: str, old: Mapping[str, Any], new: Mapping[str, Any], path: Path
+) -> Iterator[FieldError]:
+    """Each property that either schema names, and then all others."""
+    was, now = old.get("properties", {}), new.get("properties", {})
+    patterns = bool(old.get("patternProperties") or new.get("patternProperties"))
+    others_were = old.get("additionalProperties", True)
+    others_are = new.get("additionalProperties", True)
+    if keyword == "properties":
+        for name, part in now.items():
+            # Where a pattern may hold for it, it is not known what the others' schema says.
+            before = was.get(name, True if patterns else others_were)
+            yield from _narrowed(before, part, (*path, "properties", name))
+        return
+    for name, part in was.items():
+        if name not in now:
+            yield from _named(_narrowed(part, others_are, (*path, keyword)), name)
+    if patterns and not _same(old.get("patternProperties"), new.get("patternProperties")):
+        yield _changed(keyword, others_were, others_are, (*path, keyword))
+        return
+    yield from _narrowed(others_were, others_are, (*path, keyword))
+
+
+def _named(errors: Iterator[FieldError], name: str) -> Iterator[FieldError]:
+    for error in errors:
+        yield FieldError(error.pointer, f"{quote(name)} is not named any more. {error.message}")
+
+
+def _narrowed_items(
+    keyword: str, old: Mapping[str, Any], new: Mapping[str, Any], path: Path
+) -> Iterator[FieldError]:
+    """Each place of a list that either schema names, and then all others."""
+    was, now = old.get("prefixItems", []), new.get("prefixItems", [])
+    rest_was, rest_is = old.get("items", True), new.get("items", True)
+    if keyword == "prefixItems":
+        for index, part in enumerate(now):
+            before = was[index] if index < len(was) else rest_was
+            yield from _narrowed(before, part, (*path, keyword, index))
+        return
+    for before in (*was[len(now) :], rest_was):
+        yield from _narrowed(before, rest_is, (*path, keyword))
+
+
+def _values_of(schema: Mapping[str, Any]) -> Sequence[Any] | None:
+    """The values that a finite schema can accept; None for any other."""
+    if "const" in schema:
+        return [schema["const"]]
+    values = schema.get("enum")
+    return values if isinstance(values, list) else None
+
+
+def _refused_values(
+    old: dict[str, Any], new: Schema, values: Sequence[Any], path: Path
+) -> Iterator[FieldError]:
+    accepted, accepts = CompiledSchema(old), CompiledSchema(new)
+    for value in values:
+        if accepted.accepts(value) and not accepts.accepts(value):
+            yield FieldError(
+                pointer_to(path), f"{_short(value)} was accepted here, and is not any more."
+            )
+
+
+def _types_of(schema: Mapping[str, Any], *, whole: bool = False) -> frozenset[str]:
+    """The kinds of value that a schema's ``type`` lets through; ``whole``: integers apart."""
+    given = schema.get("type")
+    types = _ALL_TYPES if given is None else frozenset([given] if isinstance(given, str) else given)
+    if whole:
+        # A number may be an integer, and not the other way round.
+        return types | {"integer"} if "number" in types else types
+    return types | {"number"} if "integer" in types else types
+
+
+def _changed(keyword: str, was: Any, now: Any, path: Path) -> FieldError:
+    before = "was not there" if was is None else f"was {_short(was)}"
+    return FieldError(
+        pointer_to(path),
+        f"`{keyword}` {before}, and is {_short(now)}: what was accepted could be refused.",
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    return encode(_sorted(one)) == encode(_sorted(other))
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(each) for each in value] if isinstance(value, list) else value
+
+
+def _short(value: Any) -> str:
+    text = encode(value).decode()
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _at_most(was: Any, now: Any) -> bool:
+    return was is not None and was <= now
+
+
+def _at_least(was: Any, now: Any) -> bool:
+    return now == 0 or (was is not None and was >= now)
+
+
+def _implies_dependent(was: Any, now: Any) -> bool:
+    before = was or {}
+    return all(set(names) <= set(before.get(name, ())) for name, names in now.items())
+
+
+_IMPLIED: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
+    **dict.fromkeys(("maxLength", "maxItems", "maxProperties"), _at_most),
+    **dict.fromkeys(("minLength", "minItems", "minProperties"), _at_least),
+    "uniqueItems": lambda was, now: now is False or was is True,
+    "required": lambda was, now: set(now) <= set(was or ()),
+    "dependentRequired": _implies_dependent,
+    "multipleOf": lambda was, now: was is not None and Decimal(was) % Decimal(now) == 0,
+}
+"""Whether what a keyword asked implies what it asks now. What is not here must be the same."""
+
+_STRUCTURAL: Final[
+    Mapping[
+        str,
+        Callable[[str, Mapping[str, Any], Mapping[str, Any], Path], Iterator[FieldError]],
+    ]
+] = {
+    "type": _narrowed_type,
+    "properties": _narrowed_properties,
+    "additionalProperties": _narrowed_properties,
+    "prefixItems": _narrowed_items,
+    "items": _narrowed_items,
+    "allOf": _narrowed_all,
+    "anyOf": _narrowed_any,
+    **{keyword: _narrowed_group for group in _TOGETHER for keyword in group},
+}
+"""Keywords that are held against the schema around them, and not against their old value."""

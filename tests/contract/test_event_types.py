@@ -1,0 +1,237 @@
+"""Event types with schemas: registering, versions, what is refused and where it points."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.contract.problems import assert_problem
+from tests.support.cluster import Cluster
+from tests.support.keys import BOOTSTRAP, Holder, holder_of
+from tests.support.service import Service, running_service
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "transaction_id": {"type": "string"},
+        "amount": {"type": "integer", "minimum": 0},
+    },
+    "required": ["amount"],
+}
+
+
+@pytest.fixture(scope="module")
+def service(cluster: Cluster) -> Iterator[Service]:
+    with (
+        cluster.database() as database,
+        running_service(database.url, api_key=BOOTSTRAP) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def admin(service: Service, request: pytest.FixtureRequest) -> Iterator[Holder]:
+    """The admin of a tenant of the test's own."""
+    with holder_of(service) as operator:
+        yield operator.tenant(request.node.name)
+
+
+@pytest.fixture
+def agent(admin: Holder) -> Holder:
+    return admin.made(kind="agent", name="fraud_agent")
+
+
+def register(admin: Holder, event_type: str = "flag", **body: Any) -> Any:
+    return admin.ask("PUT", f"/event-types/{event_type}", json={"schema": SCHEMA, **body})
+
+
+def flag(agent: Holder, payload: Any) -> Any:
+    return agent.append("fraud_agent", "flag", payload=payload)
+
+
+def test_what_fits_is_stored_and_what_does_not_is_refused_at_its_field(
+    admin: Holder, agent: Holder
+) -> None:
+    assert flag(agent, {"amount": "much"}).status_code == 201  # before it is registered
+    made = register(admin)
+    assert made.status_code == 201
+    assert (made.json()["version"], made.json()["active"]) == (1, True)
+    assert made.headers["Location"] == "/event-types/flag"
+    head = agent.head()
+
+    assert flag(agent, {"amount": 100}).status_code == 201
+    for payload, pointer in (
+        ({"amount": "much"}, "/payload/amount"),
+        ({"amount": -1}, "/payload/amount"),
+        ({"amount": 1.5}, "/payload/amount"),
+        ({}, "/payload/amount"),
+        ({"amount": 1, "transaction_id": ["tx"]}, "/payload/transaction_id"),
+    ):
+        document = assert_problem(flag(agent, payload), 422, "payload-mismatch", pointer)
+        assert (document["event_type"], document["version"]) == ("flag", 1)
+    batch = [
+        {"agent_name": "fraud_agent", "event_type": "flag", "payload": {"amount": n}}
+        for n in (1, "two")
+    ]
+    refused = agent.post("/events/batch", {"events": batch})
+    assert_problem(refused, 422, "payload-mismatch", "/events/1/payload/amount")
+
+    assert agent.head() == head + 1
+
+
+def test_numbers_are_compared_digit_for_digit(admin: Holder, agent: Holder) -> None:
+    exact = {"type": "object", "properties": {"n": {"maximum": 2**53, "multipleOf": 1}}}
+    admin.ask("PUT", "/event-types/flag", json={"schema": exact})
+    assert flag(agent, {"n": 2**53}).status_code == 201
+    assert_problem(flag(agent, {"n": 2**53 + 1}), 422, "payload-mismatch", "/payload/n")
+    cents = {"type": "object", "properties": {"n": {"multipleOf": 0.01}}}
+    changed = {"schema": cents, "narrowing": True, "reason": "Cents."}
+    assert admin.ask("PUT", "/event-types/flag", json=changed).status_code == 201
+    for text, fits in (("19.99", True), ("19.995", False), ("0.3", True), ("1e-3", False)):
+        body = f'{{"agent_name":"fraud_agent","event_type":"flag","payload":{{"n":{text}}}}}'
+        answer = agent.ask(
+            "POST", "/events", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code == (201 if fits else 422), text
+
+
+def test_a_wider_version_is_taken_and_a_narrower_one_needs_to_be_asked_for(
+    admin: Holder, agent: Holder
+) -> None:
+    register(admin)
+    wider = {**SCHEMA, "required": []}
+    assert register(admin, schema=wider).json()["version"] == 2
+    assert flag(agent, {}).status_code == 201
+
+    narrower = {**SCHEMA, "additionalProperties": False}
+    refused = register(admin, schema=narrower)
+    document = assert_problem(refused, 409, "narrowing-change")
+    assert {error["pointer"] for error in document["errors"]} == {
+        "/schema/required",
+        "/schema/additionalProperties",
+    }
+    assert_problem(register(admin, schema=narrower, narrowing=True), 422, "invalid-input")
+    reason = "Misspelt fields went unnoticed."
+    made = register(admin, schema=narrower, narrowing=True, reason=reason)
+    assert (made.status_code, made.json()["version"], made.json()["reason"]) == (201, 3, reason)
+    assert_problem(flag(agent, {"amount": 1, "amuont": 2}), 422, "payload-mismatch", "/payload")
+
+
+def test_versions_stay_readable(admin: Holder, agent: Holder) -> None:
+    register(admin)
+    register(admin, schema={"type": "object"})
+
+    first = agent.get("/event-types/flag", params={"version": 1}).json()
+    active = agent.get("/event-types/flag").json()
+
+    assert (first["version"], first["active"], first["schema"]) == (1, False, SCHEMA)
+    assert (active["version"], active["active"], active["versions"]) == (2, True, [1, 2])
+    assert_problem(
+        agent.get("/event-types/flag", params={"version": 3}), 404, "event-type-not-found"
+    )
+    assert_problem(agent.get("/event-types/other"), 404, "event-type-not-found")
+    listed = agent.get("/event-types").json()
+    assert [(row["event_type"], row["version"]) for row in listed["event_types"]] == [("flag", 2)]
+
+
+def test_the_book_tells_of_every_version(admin: Holder, agent: Holder) -> None:
+    made = register(admin).json()
+    told = agent.get(f"/events/{made['event_id']}").json()
+    assert (told["agent_name"], told["event_type"]) == (
+        "counterfoil",
+        "counterfoil.event_type_registered",
+    )
+    assert told["payload"]["schema"] == SCHEMA
+    assert told["payload"]["by"] == "admin:admin"
+
+
+def test_the_same_schema_again_changes_nothing_and_a_key_answers_alike(
+    admin: Holder, agent: Holder
+) -> None:
+    key = {"Idempotency-Key": "register-1"}
+    body = {"schema": SCHEMA}
+    first = admin.ask("PUT", "/event-types/flag", json=body, headers=key)
+    head = agent.head()
+
+    again = admin.ask("PUT", "/event-types/flag", json=body)
+    replayed = admin.ask("PUT", "/event-types/flag", json=body, headers=key)
+    other = {"schema": {"type": "object"}}
+
+    assert (first.status_code, again.status_code, replayed.status_code) == (201, 200, 201)
+    assert replayed.headers["Idempotent-Replayed"] == "true"
+    assert replayed.json() == first.json() == again.json()
+    assert_problem(
+        admin.ask("PUT", "/event-types/flag", json=other, headers=key), 422, "idempotency-mismatch"
+    )
+    assert agent.head() == head
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer"),
+    [
+        ({"requried": ["amount"]}, "/schema/requried"),
+        ({"type": "array"}, "/schema/type"),
+        ({"type": "objct"}, "/schema/type"),
+        ({"properties": {"a": {"$ref": "https://example.com/a"}}}, "/schema/properties/a/$ref"),
+        ({"properties": {"a": {"$ref": "#"}}}, "/schema/properties/a/$ref"),
+        ({"properties": {"a": {"format": "phone"}}}, "/schema/properties/a/format"),
+        ({"properties": {"a": {"pattern": "(?=a)"}}}, "/schema/properties/a/pattern"),
+        ({"properties": {"a": {"pattern": "(a{1000}){1000}"}}}, "/schema/properties/a/pattern"),
+        ({"properties": {"a": 1}}, "/schema/properties/a"),
+        ({"$dynamicRef": "#a"}, "/schema/$dynamicRef"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#"}, "/schema/$schema"),
+        (
+            {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"},
+            "/schema/$defs/a",
+        ),
+    ],
+)
+def test_a_schema_that_may_not_be_is_refused_at_its_place(
+    admin: Holder, schema: Any, pointer: str
+) -> None:
+    refused = admin.ask("PUT", "/event-types/flag", json={"schema": schema})
+    assert_problem(refused, 422, "invalid-input", pointer)
+    assert_problem(admin.get("/event-types/flag"), 404, "event-type-not-found")
+
+
+def test_a_schema_that_doubles_with_every_level_is_refused(admin: Holder) -> None:
+    levels: dict[str, Any] = {"l0": {"type": "string"}}
+    for n in range(1, 40):
+        reference = {"$ref": f"#/$defs/l{n - 1}"}
+        levels[f"l{n}"] = {"anyOf": [reference, reference]}
+    schema = {"$defs": levels, "properties": {"a": {"$ref": "#/$defs/l39"}}}
+    refused = admin.ask("PUT", "/event-types/flag", json={"schema": schema})
+    assert_problem(refused, 422, "invalid-input", "/schema")
+
+
+def test_a_tenant_can_refuse_types_without_a_schema(admin: Holder, agent: Holder) -> None:
+    register(admin)
+    assert agent.get("/settings").json() == {"unregistered_types": "accepted"}
+    changed = admin.ask("PUT", "/settings", json={"unregistered_types": "refused"})
+    assert changed.json() == {"unregistered_types": "refused"}
+
+    refused = agent.append("fraud_agent", "flga")
+    assert_problem(refused, 422, "event-type-unregistered", "/event_type")
+    assert flag(agent, {"amount": 1}).status_code == 201
+    head = agent.head()
+    admin.ask("PUT", "/settings", json={"unregistered_types": "refused"})
+    assert agent.head() == head, "what is settled already is not written again"
+    admin.ask("PUT", "/settings", json={"unregistered_types": "accepted"})
+    assert agent.append("fraud_agent", "flga").status_code == 201
+
+
+def test_another_tenants_types_are_none_of_ours(
+    service: Service, admin: Holder, agent: Holder
+) -> None:
+    register(admin)
+    with holder_of(service) as operator:
+        rival = operator.tenant(f"rival of {admin.key_id}")
+        theirs = rival.made(kind="agent", name="fraud_agent")
+        assert_problem(theirs.get("/event-types/flag"), 404, "event-type-not-found")
+        assert flag(theirs, {"amount": "much"}).status_code == 201
+    assert flag(agent, {"amount": "much"}).status_code == 422
+
+
+def test_the_services_own_types_cannot_be_registered(admin: Holder) -> None:
+    refused = register(admin, "counterfoil.frozen")
+    assert_problem(refused, 422, "invalid-input", "/event_type", "path")
