@@ -188,6 +188,7 @@ class Keyring:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        self._in_use()
         await self._note_uses()
 
     # --- Judging ------------------------------------------------------------------
@@ -286,11 +287,7 @@ class Keyring:
         try:
             while True:
                 await asyncio.sleep(limits.KEY_REFRESH_SECONDS)
-                in_use = [key_id for key_id, entry in self._entries.items() if entry.used]
-                for key_id in in_use:
-                    entry = self._entries[key_id]
-                    if entry.key is not None:
-                        self._uses[entry.key.tenant_id][key_id] = _time_text()
+                in_use = self._in_use()
                 if not in_use:
                     break
                 try:
@@ -305,6 +302,15 @@ class Keyring:
         finally:
             self._keeping = None
         await self._note_uses()
+
+    def _in_use(self) -> list[str]:
+        """The keys that were used since they were looked up, whose uses are to be noted now."""
+        in_use = [key_id for key_id, entry in self._entries.items() if entry.used]
+        for key_id in in_use:
+            key = self._entries[key_id].key
+            if key is not None:
+                self._uses[key.tenant_id][key_id] = _time_text()
+        return in_use
 
     def _end_what_is_watched(self) -> None:
         """Tell streams whose key could not be looked up for too long."""
