@@ -26,10 +26,12 @@ PROMISES: Final[Mapping[str, str]] = {
     "P6": "Immutable: no code path and no role of the service changes or deletes an event. "
     "Erasure, by a role of its own that can do nothing else, blanks a payload and its salt, and "
     "leaves the event's place and digest.",
+    "P7": "Nobody writes in another's name: an agent's key writes as that agent only; no key sees "
+    "another tenant, not even whether something exists.",
     "P13": "Clear refusal: bad input gets application/problem+json with a stable type and the "
     "offending field, and nothing is stored; too much load gets 503 with Retry-After.",
 }
-"""What must hold, by id. P7 to P12 come with the parts that they are about."""
+"""What must hold, by id. P8 to P12 come with the parts that they are about."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -279,6 +279,21 @@ def test_a_condition_asks_only_about_what_the_key_may_read(admin: Holder) -> Non
     assert_problem(agent.append("a", "other"), 403, "scope-missing")
 
 
+def test_each_event_of_a_batch_is_held_against_the_key(admin: Holder) -> None:
+    agent = admin.made(kind="agent", name="a", scopes=["append:note", "read:*"])
+    head = agent.head()
+    for name, event_type, problem in (
+        ("b", "note", "name-not-yours"),
+        ("a", "other", "scope-missing"),
+    ):
+        events = [
+            {"agent_name": "a", "event_type": "note", "payload": {}},
+            {"agent_name": name, "event_type": event_type, "payload": {}},
+        ]
+        assert_problem(agent.post("/events/batch", {"events": events}), 403, problem)
+    assert agent.head() == head
+
+
 # --- Rates ------------------------------------------------------------------------
 
 
@@ -325,7 +340,9 @@ def test_keys_made_rotated_and_revoked_are_in_the_book(admin: Holder) -> None:
 def test_an_auditors_read_is_in_the_book_before_it_is_answered(admin: Holder) -> None:
     auditor = admin.made(kind="auditor", name="k.osei")
     answer = auditor.get("/events", params={"type": "counterfoil.audit_read"})
-    (event,) = answer.json()["events"]
+    events = answer.json()["events"]
+    assert len(events) == 1
+    (event,) = events
     assert event["agent_name"] == "counterfoil"
     assert event["payload"]["principal"] == "auditor:k.osei"
     assert event["payload"]["first_call"] == "GET /events"

@@ -1,6 +1,6 @@
 """Two books in one database: their orders, locks and keys have nothing to do with each other.
 
-The service has one book yet; what it is built on knows of several.
+Each tenant has one. They share a process, its connections and its database.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from counterfoil.server.core.settings import Settings
-from counterfoil.server.log.operations import Log
+from counterfoil.server.log.operations import WRITE_CONNECTIONS_MAX, Log
 from counterfoil.server.log.query import ReadRequest
 from tests.support.appends import append_request, approval, flag, note
 from tests.support.cluster import Database
 from tests.support.gates import Book, opened_book
 from tests.support.starting import Start
-from tests.support.waiting import WAIT_SECONDS_MAX
+from tests.support.waiting import WAIT_SECONDS_MAX, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P2")]
 
@@ -88,3 +88,31 @@ async def test_a_stream_of_one_book_is_fed_from_it_alone(log: Log) -> None:
                 if len(texts) == 3:
                     break
         assert [f'"tenant": {tenant_id}' in text for text in texts] == [True] * 3
+
+
+@pytest.mark.promise("P13")
+async def test_more_busy_books_than_connections_take_turns(books: Book, log: Log) -> None:
+    """Books whose queues are never empty hold every connection; another one writes all the same."""
+    busy = range(10, 10 + WRITE_CONNECTIONS_MAX)
+    await books.administer(
+        "insert into counterfoil.books (tenant_id, name) "
+        "select n, n::text from generate_series(10, 30) as n"
+    )
+    done = asyncio.Event()
+
+    async def flood(tenant_id: int) -> None:
+        while not done.is_set():
+            await log.append(tenant_id, append_request(note()))
+
+    floods = [asyncio.create_task(flood(tenant_id)) for tenant_id in busy for _ in range(4)]
+    try:
+
+        async def all_at_work() -> bool:
+            return all([await books.head(tenant_id) > 3 for tenant_id in busy])
+
+        await eventually(all_at_work, "every busy book to be written")
+        stored = await asyncio.gather(log.append(2, append_request(note())), return_exceptions=True)
+    finally:
+        done.set()
+        await asyncio.gather(*floods)
+    assert [getattr(each, "first_position", each) for each in stored] == [1]
