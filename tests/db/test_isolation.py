@@ -204,8 +204,9 @@ def test_the_append_refuses_a_tenant_that_is_not_its_transactions(
 ) -> None:
     owner.execute("set local role counterfoil_service")
     act_for(owner, 1)
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="not that tenant's"):
+    with pytest.raises(psycopg.Error) as refused:
         owner.execute("select counterfoil.append_v3(2, '[]', 1000)")
+    assert "not that tenant's" in str(refused.value)
 
 
 def test_an_append_that_forgot_to_look_writes_into_no_other_book(
@@ -223,5 +224,6 @@ def test_an_append_that_forgot_to_look_writes_into_no_other_book(
     act_for(owner, 1)
     asked = '[{"operation": "append", "principal": "p", "rules": 1, "events": [{"agent_name": "a", '
     asked += '"event_type": "t", "payload": {}, "tags": []}]}]'
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+    with pytest.raises(psycopg.Error) as refused:
         owner.execute("select counterfoil.append_v3(2, %s, 1000)", [asked])
+    assert "row-level security" in str(refused.value)
