@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 
-from counterfoil.client import document
+from counterfoil.client import control_shapes, document, shapes
 from counterfoil.client.errors import (
     APIStatusError,
     AuthenticationError,
@@ -20,15 +20,21 @@ from counterfoil.client.errors import (
     Busy,
     ConditionFailed,
     FieldError,
+    Frozen,
     IdempotencyMismatch,
     InternalServerError,
     InvalidRequestError,
+    NarrowingChange,
     NotFoundError,
+    PayloadMismatch,
+    PermissionDenied,
     RateLimited,
     ServiceUnavailable,
     UnexpectedAnswer,
+    UnregisteredType,
 )
 from counterfoil.client.model import Event, Page, Stored, StoredBatch
+from counterfoil.client.shapes import optional
 
 T = TypeVar("T")
 
@@ -54,21 +60,23 @@ def stored(answer: Answer) -> Stored:
     """Read the answer to an append."""
 
     def read(data: Any) -> Stored:
-        return Stored(_integer(data["id"]), _moment(data["created_at"]), _replayed(answer))
+        return Stored(
+            shapes.integer(data["id"]), shapes.moment(data["created_at"]), replayed(answer)
+        )
 
-    return _read(answer, read)
+    return read_by(read, answer)
 
 
 def stored_batch(answer: Answer, count: int) -> StoredBatch:
     """Read the answer to a batch of ``count`` events."""
 
     def read(data: Any) -> StoredBatch:
-        ids = tuple(map(_integer, data["ids"]))
+        ids = tuple(map(shapes.integer, data["ids"]))
         if len(ids) != count:
             raise ValueError(f"{len(ids)} ids for {count} events")
-        return StoredBatch(ids, _moment(data["created_at"]), _replayed(answer))
+        return StoredBatch(ids, shapes.moment(data["created_at"]), replayed(answer))
 
-    return _read(answer, read)
+    return read_by(read, answer)
 
 
 def page(answer: Answer) -> Page:
@@ -77,28 +85,33 @@ def page(answer: Answer) -> Page:
     def read(data: Any) -> Page:
         return Page(
             events=tuple(map(_event, data["events"])),
-            head=_integer(data["head"]),
+            head=shapes.integer(data["head"]),
             incarnation=answer.headers["counterfoil-incarnation"],
-            next=None if data["next"] is None else _text(data["next"]),
+            next=optional(shapes.text, data["next"]),
             has_more=bool(data["has_more"]),
         )
 
-    return _read(answer, read)
+    return read_by(read, answer)
 
 
 def event(answer: Answer) -> Event:
     """Read one event."""
-    return _read(answer, _event)
+    return read_by(_event, answer)
 
 
 def event_from_text(text: str) -> Event:
     """Read one event of the live stream."""
-    return _read(Answer(200, {}, text.encode()), _event)
+    return read_by(_event, Answer(200, {}, text.encode()))
 
 
-def _read(answer: Answer, read: Callable[[Any], T]) -> T:
+def read_by(read: Callable[[Any], T], answer: Answer) -> T:
+    """Read an answer by the function that knows its shape.
+
+    Raises:
+        UnexpectedAnswer: it is of another shape, or no JSON object at all.
+    """
     try:
-        return read(_object(document.decode(answer.body)))
+        return read(shapes.mapping(document.decode(answer.body)))
     except (ValueError, KeyError, TypeError) as error:
         raise UnexpectedAnswer(
             "The answer is not one of Counterfoil's. Check that `base_url` names the service and "
@@ -107,48 +120,22 @@ def _read(answer: Answer, read: Callable[[Any], T]) -> T:
 
 
 def _event(data: Any) -> Event:
-    data = _object(data)
-    occurred_at = data.get("occurred_at")
-    context = data.get("context")
+    data = shapes.mapping(data)
     return Event(
-        id=_integer(data["id"]),
-        agent_name=_text(data["agent_name"]),
-        event_type=_text(data["event_type"]),
-        payload=_object(data["payload"]),
-        tags=tuple(map(_text, data["tags"])),
-        created_at=_moment(data["created_at"]),
-        occurred_at=None if occurred_at is None else _moment(occurred_at),
-        caused_by=tuple(map(_integer, data.get("caused_by") or ())),
-        context=None if context is None else _object(context),
+        id=shapes.integer(data["id"]),
+        agent_name=shapes.text(data["agent_name"]),
+        event_type=shapes.text(data["event_type"]),
+        payload=shapes.mapping(data["payload"]),
+        tags=shapes.texts(data["tags"]),
+        created_at=shapes.moment(data["created_at"]),
+        occurred_at=optional(shapes.moment, data.get("occurred_at")),
+        caused_by=tuple(map(shapes.integer, data.get("caused_by") or ())),
+        context=optional(shapes.mapping, data.get("context")),
     )
 
 
-def _integer(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise TypeError(f"an integer was expected, not {type(value).__name__}")
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    raise TypeError(f"a string was expected, not {type(value).__name__}")
-
-
-def _object(value: object) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return value
-    raise TypeError(f"an object was expected, not {type(value).__name__}")
-
-
-def _moment(value: object) -> datetime:
-    moment = datetime.fromisoformat(_text(value))
-    if moment.tzinfo is None:
-        raise ValueError("a time without an offset")
-    return moment
-
-
-def _replayed(answer: Answer) -> bool:
+def replayed(answer: Answer) -> bool:
+    """Whether this is the answer to an earlier call with the same idempotency key."""
     return answer.headers.get("idempotent-replayed", "").lower() == "true"
 
 
@@ -158,6 +145,8 @@ _BY_PROBLEM: Final[Mapping[str, type[APIStatusError]]] = {
     "book-restored": BookRestored,
     "idempotency-mismatch": IdempotencyMismatch,
     "busy": Busy,
+    "event-type-unregistered": UnregisteredType,
+    "narrowing-change": NarrowingChange,
 }
 
 _BY_STATUS: Final[Mapping[int, type[APIStatusError]]] = {
@@ -189,15 +178,60 @@ def error_of(answer: Answer, now: float) -> APIStatusError:
         "retry_after_seconds": _retry_after_seconds(answer, now),
     }
     name = status["problem_type"].rpartition("/")[2]
-    if name == "condition-failed":
-        try:
-            head = _integer(problem["head"])
-            conflicts = tuple(map(_event, problem["conflicts"]))
-        except (ValueError, KeyError, TypeError):
-            return APIStatusError(**status)
-        return ConditionFailed(head=head, conflicts=conflicts, **status)
+    with_members = _WITH_MEMBERS.get(name)
+    if with_members is not None:
+        return with_members(problem, status)
+    if answer.status == _FORBIDDEN:
+        return _permission_denied(problem, status)
     fallback = InternalServerError if answer.status >= 500 else APIStatusError
     return _BY_PROBLEM.get(name, _BY_STATUS.get(answer.status, fallback))(**status)
+
+
+def _condition_failed(problem: Mapping[str, Any], status: Mapping[str, Any]) -> APIStatusError:
+    try:
+        head = shapes.integer(problem["head"])
+        conflicts = tuple(map(_event, problem["conflicts"]))
+    except (ValueError, KeyError, TypeError):
+        return APIStatusError(**status)
+    return ConditionFailed(head=head, conflicts=conflicts, **status)
+
+
+def _frozen(problem: Mapping[str, Any], status: Mapping[str, Any]) -> Frozen:
+    told = problem.get("freeze")
+    try:
+        freeze = control_shapes.freeze(told)
+    except (ValueError, KeyError, TypeError):
+        # Thawed meanwhile: then only its id is told. Refused it was in any case.
+        return Frozen(freeze_id=_number(told), **status)
+    return Frozen(freeze_id=freeze.id, freeze=freeze, **status)
+
+
+def _payload_mismatch(problem: Mapping[str, Any], status: Mapping[str, Any]) -> PayloadMismatch:
+    return PayloadMismatch(
+        event_type=_string(problem.get("event_type")) or None,
+        version=_number(problem.get("version")),
+        **status,
+    )
+
+
+def _permission_denied(problem: Mapping[str, Any], status: Mapping[str, Any]) -> PermissionDenied:
+    return PermissionDenied(
+        scope=_string(problem.get("scope")) or None,
+        agent_name=_string(problem.get("agent_name")) or None,
+        **status,
+    )
+
+
+_WITH_MEMBERS: Final[
+    Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], APIStatusError]]
+] = {
+    "condition-failed": _condition_failed,
+    "frozen": _frozen,
+    "payload-mismatch": _payload_mismatch,
+}
+"""The problems that tell more than every problem does."""
+
+_FORBIDDEN: Final = 403
 
 
 def _problem(answer: Answer) -> Mapping[str, Any]:
@@ -219,6 +253,10 @@ def _described(answer: Answer) -> str:
 
 def _string(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _field_errors(value: object) -> tuple[FieldError, ...]:

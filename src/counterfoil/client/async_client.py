@@ -8,10 +8,14 @@ from typing import Self
 
 import httpx2
 
+from counterfoil.client import control_requests
+from counterfoil.client.async_access import AsyncKeys, AsyncTenants
 from counterfoil.client.async_events import AsyncEvents
 from counterfoil.client.async_guard import AsyncGuard
+from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
 from counterfoil.client.async_transport import AsyncTransport
 from counterfoil.client.calls import MAX_RETRIES_DEFAULT
+from counterfoil.client.control_model import Me
 from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore, guard_query
 from counterfoil.client.model import Query, Texts
 from counterfoil.client.transport import Settings
@@ -48,6 +52,21 @@ class AsyncCounterfoil:
     events: AsyncEvents
     """The calls about events: ``append``, ``list``, ``follow`` …"""
 
+    event_types: AsyncEventTypes
+    """The calls about event types and their schemas: ``register``, ``get``, ``list``."""
+
+    brake: AsyncBrake
+    """The calls that freeze an agent, a tag or the book: ``freeze``, ``thaw``, ``list`` …"""
+
+    keys: AsyncKeys
+    """The calls about keys: ``create``, ``list``, ``rotate``, ``revoke`` …"""
+
+    settings: AsyncBookSettings
+    """The calls about the tenant's settings: ``get``, ``update``."""
+
+    tenants: AsyncTenants
+    """The operator's calls about tenants: ``create``, ``list``."""
+
     def __init__(
         self,
         *,
@@ -63,6 +82,11 @@ class AsyncCounterfoil:
         )
         self._transport = AsyncTransport(settings, http_client, sleep)
         self.events = AsyncEvents(self._transport)
+        self.event_types = AsyncEventTypes(self._transport)
+        self.brake = AsyncBrake(self._transport)
+        self.keys = AsyncKeys(self._transport)
+        self.settings = AsyncBookSettings(self._transport)
+        self.tenants = AsyncTenants(self._transport)
 
     def __repr__(self) -> str:
         return f"AsyncCounterfoil(base_url={self.base_url!r})"
@@ -71,6 +95,17 @@ class AsyncCounterfoil:
     def base_url(self) -> str:
         """The address of the service."""
         return self._transport.settings.base_url
+
+    async def me(self) -> Me:
+        """Return whose key this client calls with, and what it may do.
+
+        >>> (await cf.me()).principal
+        'agent:fraud_agent'
+
+        Raises:
+            AuthenticationError: the key opens nothing.
+        """
+        return await self._transport.run(control_requests.me())
 
     def guard(
         self,

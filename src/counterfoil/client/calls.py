@@ -11,12 +11,20 @@ open, only an answer that speaks of the content itself (it was judged, the key l
 closes it again: a connection refused by the next attempt says nothing about the first. A
 write that ends open is ``OutcomeUnknown``.
 
+Some refusals come before the key is looked up. One that follows from the content alone
+settles the matter all the same: the same content was refused before. But what a key may do
+(403), whether it opens anything (401), and which payloads and schemas are taken can change
+between two attempts, so these say nothing about the first. A freeze changes too, but it is
+asked after the key, in the same step: had the first attempt been written, its answer would
+have come instead of 423.
+
 | what came                                     | tried again | a write's outcome         |
 |-----------------------------------------------|-------------|---------------------------|
 | 2xx                                           | no          | written                   |
 | 2xx that cannot be read                       | no          | open                      |
-| 400, 409, 413, 415, 422 as a problem document | no          | not written; closes       |
-| other 3xx and 4xx                             | no          | not written, as it was    |
+| 400, 409, 413, 415, 422, 423 as a problem     | no          | not written; closes       |
+| … but judged by rules that may have changed   | no          | not written, as it was    |
+| other 3xx and 4xx (401, 403 …)                | no          | not written, as it was    |
 | 429                                           | yes         | not written, as it was    |
 | 503 that says "not written"                   | yes         | not written, as it was    |
 | 502, 503, 504                                 | yes         | open                      |
@@ -64,7 +72,13 @@ back together."""
 
 _STATUSES_RETRIED: Final = frozenset({429, 502, 503, 504})
 
-_STATUSES_JUDGED: Final = frozenset({400, 409, 413, 415, 422})
+_STATUSES_JUDGED: Final = frozenset({400, 409, 413, 415, 422, 423})
+
+_PROBLEMS_OF_RULES: Final = frozenset(
+    {"payload-mismatch", "event-type-unregistered", "narrowing-change"}
+)
+"""Of these statuses, but judged by the tenant's rules before the key is looked up: an attempt
+before a change of the rules may have been written."""
 
 _PROBLEMS_NOT_WRITTEN: Final = frozenset(
     {"busy", "not-written", "database-unavailable", "read-too-slow"}
@@ -188,7 +202,8 @@ class Call(Generic[T]):
         problem = error.problem if isinstance(error, APIStatusError) else ""
         if outcome.status >= 500:
             return self._open or problem not in _PROBLEMS_NOT_WRITTEN
-        return self._open and not (problem and outcome.status in _STATUSES_JUDGED)
+        judged = problem and outcome.status in _STATUSES_JUDGED
+        return self._open and not (judged and problem not in _PROBLEMS_OF_RULES)
 
     def _final(self, error: APIError) -> APIError:
         key = self._ask.request.idempotency_key

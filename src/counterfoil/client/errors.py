@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from counterfoil.client.control_model import Freeze
     from counterfoil.client.model import Event
 
 
@@ -220,8 +221,28 @@ class AuthenticationError(APIStatusError):
     way_out = "Give `api_key=` to the client, or set COUNTERFOIL_API_KEY."
 
 
+class PermissionDenied(APIStatusError):
+    """The key is right, and may not do this (403). Nothing was stored.
+
+    ``scope`` is one with which it might; ``agent_name`` the only name that the key writes
+    under. Either is ``None`` where the refusal is about something else.
+
+    >>> try:
+    ...     cf.events.append(agent_name="approver", event_type="approved", payload={})
+    ... except PermissionDenied as refusal:
+    ...     print(refusal.scope, cf.me().scopes)
+    """
+
+    def __init__(
+        self, *, scope: str | None = None, agent_name: str | None = None, **status: Any
+    ) -> None:
+        super().__init__(**status)
+        self.scope = scope
+        self.agent_name = agent_name
+
+
 class NotFoundError(APIStatusError):
-    """No such event, or no such path (404)."""
+    """No such event, key, event type or freeze, or no such path (404)."""
 
 
 class ConditionFailed(APIStatusError):
@@ -236,6 +257,59 @@ class ConditionFailed(APIStatusError):
         super().__init__(**status)
         self.head = head
         self.conflicts = conflicts
+
+
+class Frozen(APIStatusError):
+    """What would have been written is about something that is frozen (423). Nothing was stored.
+
+    ``freeze`` says what is frozen, why, by whom and until when; it is ``None`` if the freeze
+    was gone when the refusal was written. ``freeze_id`` is there in both cases. Reading goes
+    on as before. Whoever may manage the brake ends a freeze: ``brake.thaw``.
+
+    >>> try:
+    ...     cf.events.append(**event)
+    ... except Frozen as refusal:
+    ...     hand_over_to_a_person(event, refusal.freeze)
+    """
+
+    def __init__(
+        self, *, freeze_id: int | None = None, freeze: Freeze | None = None, **status: Any
+    ) -> None:
+        super().__init__(**status)
+        self.freeze_id = freeze_id
+        self.freeze = freeze
+
+
+class PayloadMismatch(InvalidRequestError):
+    """The payload does not fit the schema of its event type (422). Nothing was stored.
+
+    ``event_type`` and ``version`` say which schema; ``errors`` point at the fields.
+
+    >>> try:
+    ...     cf.events.append(agent_name="a", event_type="payment", payload={"amount": "12"})
+    ... except PayloadMismatch as refusal:
+    ...     print(refusal.event_type, refusal.version, refusal.errors[0].pointer)
+    payment 3 /payload/amount
+    """
+
+    def __init__(
+        self, *, event_type: str | None = None, version: int | None = None, **status: Any
+    ) -> None:
+        super().__init__(**status)
+        self.event_type = event_type
+        self.version = version
+
+
+class UnregisteredType(InvalidRequestError):
+    """The event's type has no schema, and the tenant accepts registered types only (422)."""
+
+
+class NarrowingChange(APIStatusError):
+    """A schema may refuse payloads that the version before accepted (409).
+
+    ``errors`` says where. Nothing was registered. Widen the schema instead; or, if it is
+    meant, register it with ``narrowing=True`` and a ``reason``.
+    """
 
 
 class IdempotencyMismatch(APIStatusError):
@@ -254,7 +328,11 @@ class BookRestored(APIStatusError):
 
 
 class RateLimited(APIStatusError):
-    """Too many requests (429), also after the retries."""
+    """The key calls too often (429), also after the retries.
+
+    ``retry_after_seconds`` says when to come back. A wait of up to 30 seconds is slept
+    through by the retries; a longer one is raised at once.
+    """
 
 
 class ServiceUnavailable(APIStatusError):

@@ -96,7 +96,7 @@ def append(
         "POST",
         "/events",
         body=document.encode(body),
-        idempotency_key=_key(idempotency_key),
+        idempotency_key=idempotency_key_of(idempotency_key),
     )
     return Ask(request, answers.stored)
 
@@ -114,7 +114,7 @@ def append_batch(
         "POST",
         "/events/batch",
         body=document.encode({"events": written} | _condition(condition)),
-        idempotency_key=_key(idempotency_key),
+        idempotency_key=idempotency_key_of(idempotency_key),
     )
     return Ask(request, partial(answers.stored_batch, count=len(written)))
 
@@ -141,7 +141,7 @@ def append_lines(
         "POST",
         "/events/batch",
         body=json_lines.joined(stripped) + end,
-        idempotency_key=_key(idempotency_key),
+        idempotency_key=idempotency_key_of(idempotency_key),
     )
     return Ask(request, partial(answers.stored_batch, count=len(stripped)))
 
@@ -155,7 +155,7 @@ def _new_event(event: NewEvent, pointer: str) -> dict[str, Any]:
     if event.tags:
         written["tags"] = texts(event.tags)
     if event.occurred_at is not None:
-        written["occurred_at"] = _moment(event.occurred_at, f"{pointer}/occurred_at")
+        written["occurred_at"] = moment_text(event.occurred_at, f"{pointer}/occurred_at")
     if event.caused_by:
         written["caused_by"] = [
             cause.id if isinstance(cause, Event) else cause for cause in event.caused_by
@@ -165,7 +165,12 @@ def _new_event(event: NewEvent, pointer: str) -> dict[str, Any]:
     return written
 
 
-def _moment(value: datetime | str, pointer: str) -> str:
+def moment_text(value: datetime | str, pointer: str) -> str:
+    """A moment as it is sent.
+
+    Raises:
+        UnsendableValue: it has no time zone.
+    """
     if isinstance(value, str):
         return value
     if value.tzinfo is None:
@@ -203,8 +208,12 @@ def _items(items: Collection[QueryItem]) -> list[dict[str, tuple[str, ...]]]:
     ]
 
 
-def _key(given: str | None) -> str:
-    """The caller's key, or a new one: random enough that no two calls ever share it."""
+def idempotency_key_of(given: str | None) -> str:
+    """The caller's key, or a new one: random enough that no two calls ever share it.
+
+    Raises:
+        UnsendableValue: a header cannot carry it.
+    """
     if given is None:
         return str(uuid.uuid4())
     visible = all("!" <= character <= "~" for character in given)

@@ -8,11 +8,15 @@ from typing import Self
 
 import httpx2
 
+from counterfoil.client import control_requests
 from counterfoil.client.calls import MAX_RETRIES_DEFAULT
+from counterfoil.client.control_model import Me
 from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore, guard_query
 from counterfoil.client.model import Query, Texts
+from counterfoil.client.sync_access import Keys, Tenants
 from counterfoil.client.sync_events import Events
 from counterfoil.client.sync_guard import Guard
+from counterfoil.client.sync_rules import BookSettings, Brake, EventTypes
 from counterfoil.client.sync_transport import SyncTransport
 from counterfoil.client.transport import Settings
 
@@ -48,6 +52,21 @@ class Counterfoil:
     events: Events
     """The calls about events: ``append``, ``list``, ``follow`` …"""
 
+    event_types: EventTypes
+    """The calls about event types and their schemas: ``register``, ``get``, ``list``."""
+
+    brake: Brake
+    """The calls that freeze an agent, a tag or the book: ``freeze``, ``thaw``, ``list`` …"""
+
+    keys: Keys
+    """The calls about keys: ``create``, ``list``, ``rotate``, ``revoke`` …"""
+
+    settings: BookSettings
+    """The calls about the tenant's settings: ``get``, ``update``."""
+
+    tenants: Tenants
+    """The operator's calls about tenants: ``create``, ``list``."""
+
     def __init__(
         self,
         *,
@@ -63,6 +82,11 @@ class Counterfoil:
         )
         self._transport = SyncTransport(settings, http_client, sleep)
         self.events = Events(self._transport)
+        self.event_types = EventTypes(self._transport)
+        self.brake = Brake(self._transport)
+        self.keys = Keys(self._transport)
+        self.settings = BookSettings(self._transport)
+        self.tenants = Tenants(self._transport)
 
     def __repr__(self) -> str:
         return f"Counterfoil(base_url={self.base_url!r})"
@@ -71,6 +95,17 @@ class Counterfoil:
     def base_url(self) -> str:
         """The address of the service."""
         return self._transport.settings.base_url
+
+    def me(self) -> Me:
+        """Return whose key this client calls with, and what it may do.
+
+        >>> cf.me().principal
+        'agent:fraud_agent'
+
+        Raises:
+            AuthenticationError: the key opens nothing.
+        """
+        return self._transport.run(control_requests.me())
 
     def guard(
         self,

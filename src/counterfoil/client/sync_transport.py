@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import httpx2
 
 from counterfoil.client.answers import Answer
 from counterfoil.client.calls import Call, Done, Failure, Outcome
+from counterfoil.client.control_requests import Listed
 from counterfoil.client.errors import UsageError
 from counterfoil.client.requests import Ask, Request
 from counterfoil.client.transport import Settings, answer_of
@@ -39,6 +40,11 @@ class SyncTransport:
             if isinstance(verdict, Done):
                 return verdict.value
             self.sleep(verdict.after_seconds)
+
+    def each(self, listed: Listed[T]) -> Iterator[T]:
+        """Give the rows of a list, each page asked for when it is needed."""
+        while (ask := listed.next_ask()) is not None:
+            yield from listed.take(self.run(ask))
 
     def open(self, request: Request) -> httpx2.Response | Outcome:
         """Open a stream: its response, unread, or what came instead of one."""

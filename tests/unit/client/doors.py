@@ -23,10 +23,23 @@ from counterfoil import (
     AsyncGuard,
     Counterfoil,
 )
+from counterfoil.client.async_access import AsyncKeys, AsyncTenants
 from counterfoil.client.async_events import AsyncEvents
+from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
 from tests.unit.client.simulated_book import SimulatedBook
+from tests.unit.client.simulated_service import SimulatedService
 
-_TWINS = (AsyncEvents, AsyncEventIterator, AsyncFollower, AsyncGuard)
+_TWINS = (
+    AsyncBookSettings,
+    AsyncBrake,
+    AsyncEventIterator,
+    AsyncEventTypes,
+    AsyncEvents,
+    AsyncFollower,
+    AsyncGuard,
+    AsyncKeys,
+    AsyncTenants,
+)
 
 
 class Blocking:
@@ -101,9 +114,15 @@ class Connect(Protocol):
 
 
 @pytest.fixture
-def book() -> SimulatedBook:
+def service() -> SimulatedService:
     """The simulated service that the client talks to."""
-    return SimulatedBook()
+    return SimulatedService()
+
+
+@pytest.fixture
+def book(service: SimulatedService) -> SimulatedBook:
+    """The same, for tests of which the book is all that matters."""
+    return service
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from counterfoil import (
     Busy,
     ConditionFailed,
     CounterfoilError,
+    Frozen,
     InvalidRequestError,
     OutcomeUnknown,
     RateLimited,
@@ -18,7 +19,7 @@ from counterfoil import (
     Stored,
     UnexpectedAnswer,
 )
-from counterfoil.client import answers
+from counterfoil.client import answers, shapes
 from counterfoil.client.answers import Answer
 from counterfoil.client.calls import (
     BACKOFF_SECONDS_MAX,
@@ -97,7 +98,7 @@ def first_wait(outcome: Outcome, tries: int = 1, chance: float = 0.0) -> float |
     [UNSENT, LOST, LATE, BUSY, NOT_WRITTEN, UNKNOWN, answer(429), answer(502), answer(504)],
 )
 def test_a_call_that_nobody_decided_is_tried_again(again: Outcome) -> None:
-    assert call(again, again, written()) == Stored(7, answers._moment(CREATED_AT))
+    assert call(again, again, written()) == Stored(7, shapes.moment(CREATED_AT))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,9 @@ def test_a_call_that_nobody_decided_is_tried_again(again: Outcome) -> None:
     [
         answer(400, "malformed-document"),
         answer(401, "unauthenticated"),
+        answer(403, "scope-missing"),
         answer(404, "not-found"),
+        answer(423, "frozen"),
         answer(413, "body-too-large"),
         answer(422, "invalid-input"),
         answer(307),
@@ -158,7 +161,20 @@ def test_a_write_that_certainly_was_not_made_says_what_stopped_it(
     assert type(call(closed, closed, closed)) is kind
 
 
-@pytest.mark.parametrize("last", [UNSENT, BUSY, answer(429), answer(401, "unauthenticated")])
+@pytest.mark.parametrize(
+    "last",
+    [
+        UNSENT,
+        BUSY,
+        answer(429, "rate-limited"),
+        answer(401, "unauthenticated"),
+        # Between two attempts the key may have lost its scope, or the rules may have changed.
+        answer(403, "scope-missing"),
+        answer(422, "payload-mismatch"),
+        answer(422, "event-type-unregistered"),
+        answer(409, "narrowing-change"),
+    ],
+)
 def test_a_later_failure_says_nothing_about_an_earlier_attempt(last: Outcome) -> None:
     error = call(LOST, last, max_retries=1)
     assert isinstance(error, OutcomeUnknown)
@@ -166,15 +182,20 @@ def test_a_later_failure_says_nothing_about_an_earlier_attempt(last: Outcome) ->
 
 @pytest.mark.parametrize(
     ("verdict", "kind"),
-    [(condition_failed(), ConditionFailed), (answer(422, "invalid-input"), InvalidRequestError)],
+    [
+        (condition_failed(), ConditionFailed),
+        (answer(422, "invalid-input"), InvalidRequestError),
+        (answer(423, "frozen"), Frozen),
+    ],
 )
 def test_a_judged_answer_settles_an_earlier_attempt(verdict: Answer, kind: type[APIError]) -> None:
-    # The key is looked up before the condition, so what is refused was not written before.
+    # The key is looked up before condition and freezes, so what is refused was not written before.
     assert type(call(LOST, verdict)) is kind
 
 
-def test_a_proxys_422_settles_nothing() -> None:
-    assert isinstance(call(LOST, answer(422)), OutcomeUnknown)
+@pytest.mark.parametrize("status", [422, 423])
+def test_a_proxys_refusal_settles_nothing(status: int) -> None:
+    assert isinstance(call(LOST, answer(status)), OutcomeUnknown)
 
 
 @pytest.mark.parametrize(

@@ -18,18 +18,24 @@ from counterfoil import (
     Counterfoil,
     CounterfoilError,
     FieldError,
+    Frozen,
     GuardTooLarge,
     IdempotencyMismatch,
     InternalServerError,
     InvalidRequestError,
+    NarrowingChange,
     NotFoundError,
     OutcomeUnknown,
+    PayloadMismatch,
+    PermissionDenied,
     RateLimited,
     ServiceUnavailable,
+    UnregisteredType,
     UnsendableValue,
 )
+from counterfoil.client import control_shapes
 from tests.unit.client.doors import Connect
-from tests.unit.client.simulated_book import Fault, SimulatedBook, problem
+from tests.unit.client.simulated_book import CREATED_AT, Fault, SimulatedBook, problem
 
 
 def refused(cf: Counterfoil, book: SimulatedBook, answer: httpx2.Response) -> APIStatusError:
@@ -45,17 +51,28 @@ def refused(cf: Counterfoil, book: SimulatedBook, answer: httpx2.Response) -> AP
     [
         (400, "malformed-document", InvalidRequestError),
         (401, "unauthenticated", AuthenticationError),
+        (403, "scope-missing", PermissionDenied),
+        (403, "name-not-yours", PermissionDenied),
         (404, "not-found", NotFoundError),
+        (404, "key-not-found", NotFoundError),
+        (404, "event-type-not-found", NotFoundError),
+        (404, "freeze-not-found", NotFoundError),
         (404, "event-not-found", NotFoundError),
         (405, "method-not-allowed", APIStatusError),
         (409, "book-restored", BookRestored),
+        (409, "narrowing-change", NarrowingChange),
+        (409, "tenant-exists", APIStatusError),
+        (409, "key-not-active", APIStatusError),
         (413, "body-too-large", InvalidRequestError),
         (415, "unsupported-media-type", InvalidRequestError),
         (422, "invalid-input", InvalidRequestError),
         (422, "after-above-head", InvalidRequestError),
         (422, "unknown-cause", InvalidRequestError),
         (422, "idempotency-mismatch", IdempotencyMismatch),
-        (429, "too-many-requests", RateLimited),
+        (422, "payload-mismatch", PayloadMismatch),
+        (422, "event-type-unregistered", UnregisteredType),
+        (423, "frozen", Frozen),
+        (429, "rate-limited", RateLimited),
         (500, "internal-error", InternalServerError),
         (502, "bad-gateway", InternalServerError),
         (503, "busy", Busy),
@@ -157,6 +174,75 @@ def test_a_conflict_that_cannot_be_read_is_still_a_refusal(
     assert error.problem == "condition-failed"
 
 
+def test_a_missing_scope_is_named(cf: Counterfoil, book: SimulatedBook) -> None:
+    error = refused(cf, book, problem(403, "scope-missing", "No.", scope="read:flag_*@customer"))
+    assert isinstance(error, PermissionDenied)
+    assert (error.scope, error.agent_name) == ("read:flag_*@customer", None)
+
+
+def test_a_name_that_is_anothers_is_told_with_the_keys_own(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    error = refused(cf, book, problem(403, "name-not-yours", "No.", agent_name="fraud_agent"))
+    assert isinstance(error, PermissionDenied)
+    assert (error.scope, error.agent_name) == (None, "fraud_agent")
+
+
+FREEZE: dict[str, Any] = {
+    "id": 57,
+    "kind": "tag",
+    "subject": "customer:c_1",
+    "reason": "Account takeover is suspected.",
+    "until": None,
+    "frozen_at": CREATED_AT,
+    "frozen_by": "person:m.ito",
+}
+
+
+def test_what_is_frozen_is_told_with_its_reason(cf: Counterfoil, book: SimulatedBook) -> None:
+    error = refused(cf, book, problem(423, "frozen", "It is frozen.", freeze=FREEZE))
+    assert isinstance(error, Frozen)
+    assert error.freeze is not None
+    assert (error.freeze.id, error.freeze.kind, error.freeze.subject, error.freeze.until) == (
+        57,
+        "tag",
+        "customer:c_1",
+        None,
+    )
+    assert error.freeze.reason == "Account takeover is suspected."
+    assert error.freeze_id == 57
+
+
+@pytest.mark.parametrize(("told", "freeze_id"), [(57, 57), (None, None), ({"id": 57}, None)])
+def test_a_freeze_that_is_not_described_is_a_refusal_all_the_same(
+    cf: Counterfoil, book: SimulatedBook, told: Any, freeze_id: int | None
+) -> None:
+    error = refused(cf, book, problem(423, "frozen", "It is frozen.", freeze=told))
+    assert isinstance(error, Frozen)
+    assert (error.freeze_id, error.freeze) == (freeze_id, None)
+
+
+def test_a_payload_that_does_not_fit_says_which_schema_and_where(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    errors = [{"pointer": "/payload/amount", "message": "Not an integer.", "in": "body"}]
+    answer = problem(422, "payload-mismatch", "No.", errors=errors, event_type="payment", version=3)
+    error = refused(cf, book, answer)
+    assert isinstance(error, PayloadMismatch)
+    assert (error.event_type, error.version) == ("payment", 3)
+    assert error.errors == (FieldError("/payload/amount", "Not an integer."),)
+    # What catches a refused event catches this one too.
+    assert issubclass(PayloadMismatch, InvalidRequestError)
+    assert issubclass(UnregisteredType, InvalidRequestError)
+
+
+def test_a_locked_answer_of_something_else_is_no_freeze(
+    connect: Connect, book: SimulatedBook
+) -> None:
+    error = refused(connect(max_retries=0), book, httpx2.Response(423, text="Locked"))
+    assert type(error) is APIStatusError
+
+
 @pytest.mark.parametrize(
     ("raised", "kind", "text"),
     [
@@ -197,6 +283,9 @@ def status_arguments() -> dict[str, Any]:
         OutcomeUnknown("lost.", idempotency_key="k", attempts=3),
         BookRestored(**status_arguments()),
         ConditionFailed(head=3, conflicts=(), **status_arguments()),
+        PermissionDenied(scope="manage:keys", **status_arguments()),
+        Frozen(freeze_id=57, freeze=control_shapes.freeze(FREEZE), **status_arguments()),
+        PayloadMismatch(event_type="payment", version=3, **status_arguments()),
     ],
 )
 def test_an_error_survives_the_way_to_another_process(error: CounterfoilError) -> None:

@@ -15,6 +15,7 @@ from counterfoil import (
     Counterfoil,
     Follower,
     InternalServerError,
+    PermissionDenied,
     ServiceUnavailable,
     UnexpectedAnswer,
     UnsendableValue,
@@ -243,6 +244,7 @@ def test_it_gives_up_after_as_many_reconnections_as_allowed(
     ("answer", "kind"),
     [
         (problem(401, "unauthenticated", "No."), AuthenticationError),
+        (problem(403, "scope-missing", "No."), PermissionDenied),
         (problem(409, "book-restored", "No."), BookRestored),
         (problem(500, "internal-error", "No."), InternalServerError),
         (problem(503, "busy", "No.", headers={"Retry-After": "3600"}), ServiceUnavailable),

@@ -24,8 +24,12 @@ from counterfoil import (
     Follower,
     Guard,
 )
+from counterfoil.client.async_access import AsyncKeys, AsyncTenants
 from counterfoil.client.async_events import AsyncEvents
+from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
+from counterfoil.client.sync_access import Keys, Tenants
 from counterfoil.client.sync_events import Events
+from counterfoil.client.sync_rules import BookSettings, Brake, EventTypes
 from counterfoil.client.transport import Settings
 from tests.unit.client.doors import Connect
 from tests.unit.client.simulated_book import Fault, SimulatedBook
@@ -113,6 +117,11 @@ def described(twin: type) -> dict[str, list[tuple[Any, ...]]]:
         (EventIterator, AsyncEventIterator),
         (Follower, AsyncFollower),
         (Guard, AsyncGuard),
+        (Keys, AsyncKeys),
+        (Tenants, AsyncTenants),
+        (BookSettings, AsyncBookSettings),
+        (EventTypes, AsyncEventTypes),
+        (Brake, AsyncBrake),
     ],
 )
 def test_what_one_client_can_do_so_can_the_other(blocking: type, asynchronous: type) -> None:
