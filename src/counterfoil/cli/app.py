@@ -10,7 +10,17 @@ from typing import Annotated, Final
 import typer
 
 from counterfoil import CounterfoilError, __version__
-from counterfoil.cli import events, importing, service
+from counterfoil.cli import (
+    brake,
+    event_types,
+    events,
+    importing,
+    keys,
+    service,
+    settings,
+    tenants,
+    whoami,
+)
 from counterfoil.cli.demo import commands as demo
 from counterfoil.cli.exits import ExitCode, Failure, failure_of, help_table, report_of_fault
 from counterfoil.cli.output import complain, print_line
@@ -46,11 +56,20 @@ def _options(
 
 _PANELS: Final[tuple[tuple[str, tuple[Callable[..., None], ...]], ...]] = (
     ("The book", (events.append, importing.import_, events.read, events.tail)),
+    ("Who may write what", (whoami.whoami,)),
     ("The service", (service.dev, service.serve, service.migrate, service.recover)),
 )
 for _panel, _commands in _PANELS:
     for _command in _commands:
         app.command(_command.__name__.rstrip("_"), rich_help_panel=_panel)(_command)
+for _name, _group in (
+    ("keys", keys),
+    ("event-types", event_types),
+    ("brake", brake),
+    ("settings", settings),
+    ("tenants", tenants),
+):
+    app.add_typer(_group.app, name=_name, rich_help_panel="Who may write what")
 app.add_typer(demo.app, name="demo", rich_help_panel="The demo")
 
 

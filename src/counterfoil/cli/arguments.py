@@ -2,17 +2,20 @@
 
 import contextlib
 import json
+import re
 import shlex
 import sys
-from datetime import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from counterfoil import QueryItem, UnsendableValue
-from counterfoil.cli.exits import Misused
+from counterfoil import OutcomeUnknown, QueryItem, UnsendableValue
+from counterfoil.cli.exits import Failure, Misused, failure_of
 from counterfoil.cli.output import Format
 
 PAYLOAD_FILE_BYTES_MAX: Final = 1024 * 1024
@@ -64,6 +67,99 @@ PayloadFilter = Annotated[
         "--payload", metavar="JSON", help="Events whose payload contains this JSON object."
     ),
 ]
+Reason = Annotated[
+    str,
+    typer.Option("--reason", metavar="TEXT", help="Why, in a sentence. It stands in the book."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        metavar="KEY",
+        help="Stands for this one call: the same call again is carried out once.",
+    ),
+]
+
+_DURATION: Final = re.compile(
+    r"(?:(?P<weeks>\d+)w)?(?:(?P<days>\d+)d)?(?:(?P<hours>\d+)h)?"
+    r"(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?"
+)
+
+
+@dataclass(frozen=True)
+class End:
+    """When something ends by itself, as two options say it: a time, or a time from now.
+
+    A time from now is another one in each call. What was asked for under an idempotency key
+    can be asked for again with the time itself only, so that is told where it is needed.
+    """
+
+    at: datetime | None
+    option: str
+    counted: bool
+
+    @contextlib.contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """Say how the call is repeated, if it ends without anybody knowing its outcome."""
+        try:
+            yield
+        except OutcomeUnknown as unknown:
+            failure = failure_of(unknown)
+            if not self.counted or self.at is None:
+                raise
+            raise Failure(
+                f"{failure.message} The same it is with {self.option} {self.at.isoformat()}.",
+                failure.code,
+            ) from None
+
+
+def read_end(
+    at: str | None,
+    within: str | None,
+    *,
+    options: tuple[str, str],
+    idempotency_key: str | None,
+    now: datetime | None = None,
+) -> End:
+    """The end that ``at`` or ``within``, the values of ``options``, stand for.
+
+    Raises:
+        Misused: both are given, or one is not to be understood; or a time from now would
+            repeat a call that asked for another time.
+    """
+    option, counting = options
+    if within is None:
+        return End(None if at is None else read_moment(at), option, counted=False)
+    if at is not None:
+        raise Misused(f"{option} and {counting} both say when it ends: give one of them.")
+    if idempotency_key is not None:
+        raise Misused(
+            f"{counting} is another time in each call, and a call under an idempotency key must "
+            f"always ask for the same. Give {option}."
+        )
+    try:
+        end = (now or datetime.now(UTC)) + read_duration(within)
+    except OverflowError:
+        raise Misused(f"{counting} {within} is beyond the end of the calendar.") from None
+    return End(end.replace(microsecond=0), option, counted=True)
+
+
+def read_duration(text: str) -> timedelta:
+    """A stretch of time: ``90d``, ``2h``, ``1h30m``.
+
+    Raises:
+        Misused: it is none.
+    """
+    found = _DURATION.fullmatch(text)
+    parts = {} if found is None else found.groupdict()
+    given = {unit: int(count) for unit, count in parts.items() if count is not None}
+    if given:
+        with contextlib.suppress(OverflowError):
+            return timedelta(**given)
+    raise Misused(
+        f"{text!r} is no stretch of time. Write for example 90d, 2h, 1h30m or 45s (w, d, h, m, s)."
+    )
 
 
 def read_source(argument: str) -> str:
@@ -91,7 +187,9 @@ def read_source(argument: str) -> str:
         raise Misused(f"{name} is not UTF-8 text.") from None
 
 
-def read_object(text: str, what: str) -> dict[str, Any]:
+def read_object(
+    text: str, what: str, *, example: str = '{"transaction_id": "tx_987"}'
+) -> dict[str, Any]:
     """The JSON object that ``text`` is, numbers digit for digit.
 
     Raises:
@@ -115,7 +213,7 @@ def read_object(text: str, what: str) -> dict[str, Any]:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise Misused(f"The {what} cannot be taken: {reason}.") from None
     if not isinstance(value, dict):
-        raise Misused(f'The {what} must be a JSON object, such as {{"transaction_id": "tx_987"}}.')
+        raise Misused(f"The {what} must be a JSON object, such as {example}.")
     return value
 
 

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from counterfoil import APIError, Condition, ConditionFailed, Counterfoil
+from counterfoil import APIError, Condition, ConditionFailed
 from counterfoil.cli import arguments
+from counterfoil.cli.connection import connected
 from counterfoil.cli.exits import ExitCode, Misused
 from counterfoil.cli.output import (
     EventPrinter,
@@ -232,18 +233,6 @@ def tail(
             on_reconnect=_tell_of_connection,
         ):
             printer.show(event)
-
-
-def connected(base_url: str | None, api_key: str | None) -> Counterfoil:
-    """The client that the shared options ask for.
-
-    Raises:
-        Misused: the address or the key cannot be used.
-    """
-    try:
-        return Counterfoil(base_url=base_url, api_key=api_key)
-    except ValueError as error:
-        raise Misused(str(error)) from None
 
 
 def _tell_of_connection(reason: APIError | None) -> None:

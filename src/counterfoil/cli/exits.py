@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 3
     CONDITION_FAILED = 4
     OUTCOME_UNKNOWN = 5
+    FROZEN = 6
     FAULT = 70
     INTERRUPTED = 130
     TERMINATED = 143
@@ -32,6 +33,7 @@ MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.UNAVAILABLE: "the service or the database cannot be reached, or is too busy",
     ExitCode.CONDITION_FAILED: "the condition of an append no longer held; nothing was written",
     ExitCode.OUTCOME_UNKNOWN: "it may have been written: repeat it with the key that was shown",
+    ExitCode.FROZEN: "what would have been written about is frozen; nothing was written",
     ExitCode.FAULT: "a fault of counterfoil itself",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C) before it was done",
     ExitCode.TERMINATED: "ended by SIGTERM before it was done",
@@ -61,6 +63,8 @@ class Misused(Failure):
 _CODES: Final[tuple[tuple[type[errors.CounterfoilError], ExitCode], ...]] = (
     (errors.ConditionFailed, ExitCode.CONDITION_FAILED),
     (errors.OutcomeUnknown, ExitCode.OUTCOME_UNKNOWN),
+    (errors.Frozen, ExitCode.FROZEN),
+    (errors.PermissionDenied, ExitCode.REFUSED),
     (errors.APIConnectionError, ExitCode.UNAVAILABLE),
     (errors.ServiceUnavailable, ExitCode.UNAVAILABLE),
     (errors.RateLimited, ExitCode.UNAVAILABLE),

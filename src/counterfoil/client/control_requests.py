@@ -311,7 +311,7 @@ def _key_id(key: str | Key) -> str:
     key_id = key.key_id if isinstance(key, Key) else key
     if key_id.startswith(_KEY_TEXT_BEGINS):
         raise UnsendableValue(
-            "This is the text of a key, which belongs into no address or log. Give its id: the "
+            "This is the text of a key, which belongs in no address and no log. Give its id: the "
             "16 characters after `cf_live_` or `cf_test_`. (It was not sent.)",
             "/key_id",
         )

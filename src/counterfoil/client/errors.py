@@ -236,9 +236,11 @@ class PermissionDenied(APIStatusError):
     def __init__(
         self, *, scope: str | None = None, agent_name: str | None = None, **status: Any
     ) -> None:
-        super().__init__(**status)
         self.scope = scope
         self.agent_name = agent_name
+        if scope is not None and scope not in status.get("detail", ""):
+            self.way_out = f"It needs a scope such as `{scope}`."
+        super().__init__(**status)
 
 
 class NotFoundError(APIStatusError):

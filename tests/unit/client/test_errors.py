@@ -178,6 +178,10 @@ def test_a_missing_scope_is_named(cf: Counterfoil, book: SimulatedBook) -> None:
     error = refused(cf, book, problem(403, "scope-missing", "No.", scope="read:flag_*@customer"))
     assert isinstance(error, PermissionDenied)
     assert (error.scope, error.agent_name) == ("read:flag_*@customer", None)
+    assert "It needs a scope such as `read:flag_*@customer`." in str(error)
+    told = "It needs read:flag_*@customer."
+    again = refused(cf, book, problem(403, "scope-missing", told, scope="read:flag_*@customer"))
+    assert str(again).count("read:flag_*@customer") == 1
 
 
 def test_a_name_that_is_anothers_is_told_with_the_keys_own(

@@ -15,6 +15,7 @@ import typer
 from rich.text import Text
 
 from counterfoil.cli import arguments
+from counterfoil.cli.connection import connected
 from counterfoil.cli.demo import vocabulary
 from counterfoil.cli.demo.cards import BadFile, read_cards
 from counterfoil.cli.demo.check import Checker, Report
@@ -26,7 +27,6 @@ from counterfoil.cli.demo.stage import own_service
 from counterfoil.cli.demo.tally import Outcome
 from counterfoil.cli.demo.transactions import Transaction
 from counterfoil.cli.demo.wire import Brief
-from counterfoil.cli.events import connected
 from counterfoil.cli.exits import ExitCode, Failure, Misused
 from counterfoil.cli.output import Format, print_json, print_line, remark, remarks, results, visible
 from counterfoil.cli.service import server_library
