@@ -206,9 +206,10 @@ def test_a_schema_that_doubles_with_every_level_is_refused(admin: Holder) -> Non
 
 def test_a_tenant_can_refuse_types_without_a_schema(admin: Holder, agent: Holder) -> None:
     register(admin)
-    assert agent.get("/settings").json() == {"unregistered_types": "accepted"}
+    before = {"unregistered_types": "accepted", "event_id": None}
+    assert agent.get("/settings").json() == before
     changed = admin.ask("PUT", "/settings", json={"unregistered_types": "refused"})
-    assert changed.json() == {"unregistered_types": "refused"}
+    assert changed.json() == {"unregistered_types": "refused", "event_id": agent.head()}
 
     refused = agent.append("fraud_agent", "flga")
     assert_problem(refused, 422, "event-type-unregistered", "/event_type")

@@ -118,7 +118,9 @@ GET_SETTINGS: Final = parts.call(
     "get_settings",
     "rules",
     parts.json_answer(
-        schemas_access.TenantSettings, {"unregistered_types": "accepted"}, "The settings."
+        schemas_access.TenantSettings,
+        {"unregistered_types": "accepted", "event_id": 17},
+        "The settings.",
     ),
     parts.READ_REFUSALS,
     needs=parts.ANY,
@@ -127,7 +129,7 @@ CHANGE_SETTINGS: Final = _changed(
     "change_settings",
     parts.json_answer(
         schemas_access.TenantSettings,
-        {"unregistered_types": "refused"},
+        {"unregistered_types": "refused", "event_id": 18},
         "The settings as they are now.",
         _REPLAYED,
     ),

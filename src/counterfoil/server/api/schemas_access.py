@@ -111,6 +111,7 @@ class TenantSettings(Answered):
     """What a tenant has settled for itself."""
 
     unregistered_types: Literal["accepted", "refused"]
+    event_id: Annotated[Id | None, Field(description="The event that settled it last.")]
 
 
 class PayloadMismatchProblem(Problem):

@@ -140,8 +140,9 @@ class EventTypes:
 
     async def settings(self, tenant_id: int) -> str:
         """What a tenant has settled for itself, as JSON."""
-        rules = await self._store.rules(tenant_id)
-        return _settings_text(rules.unregistered_types)
+        unregistered, event_id = await self._store.settings(tenant_id)
+        changed = "null" if event_id is None else event_id
+        return f'{{"unregistered_types":"{unregistered}","event_id":{changed}}}'
 
     async def change_settings(
         self, tenant_id: int, asked: NewSettings, *, by: str, key: str | None
@@ -162,7 +163,7 @@ class EventTypes:
         with contextlib.suppress(EffectRefused):  # It is settled so already.
             replayed = (await self._log.append(tenant_id, request)).replayed
         self._registry.forget(tenant_id)
-        return Made(_settings_text(asked.unregistered_types), created=False, replayed=replayed)
+        return Made(await self.settings(tenant_id), created=False, replayed=replayed)
 
 
 def _registration(
@@ -217,10 +218,6 @@ def _sorted(value: Any) -> Any:
 
 def _shown(stored: StoredType) -> str:
     return f'{stored.text.rstrip("}")},"schema":{stored.schema}}}'
-
-
-def _settings_text(unregistered_types: str) -> str:
-    return f'{{"unregistered_types":"{unregistered_types}"}}'
 
 
 def _cursor(event_type: str) -> str:

@@ -15,6 +15,16 @@ select r.position, r.unregistered_types, (
 from counterfoil.rules r
 where r.tenant_id = %(tenant_id)s::integer;
 
+-- name: settings
+-- What a tenant has settled for itself, and the event that did so last.
+select coalesce(
+           (select r.unregistered_types from counterfoil.rules r
+            where r.tenant_id = %(tenant_id)s::integer), 'accepted'),
+       (select e.position from counterfoil.events e
+        where e.tenant_id = %(tenant_id)s::integer
+          and e.event_type = 'counterfoil.settings_changed'
+        order by e.event_type desc, e.position desc limit 1);
+
 -- name: schema
 -- The schema of one version of a type.
 select t.schema::text

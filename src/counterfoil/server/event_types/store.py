@@ -67,6 +67,14 @@ class EventTypeStore:
             {} if versions is None else _versions.decode(versions),
         )
 
+    async def settings(self, tenant_id: int) -> tuple[str, int | None]:
+        """What becomes of types without a schema, and the event that settled it last, if any."""
+        rows = await self._reader.read(
+            _STATEMENTS["settings"], {"tenant_id": tenant_id}, tenant_id=tenant_id
+        )
+        unregistered, event_id = rows[0]
+        return there(unregistered), None if event_id is None else int(event_id)
+
     async def schema(self, tenant_id: int, event_type: str, version: int) -> str:
         """The schema of a version that there is, as JSON text."""
         rows = await self._reader.read(
