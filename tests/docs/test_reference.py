@@ -34,9 +34,10 @@ def _documented_limits() -> dict[str, Decimal]:
     return documented
 
 
-def _numbers_of(module: ModuleType) -> dict[str, float]:
+def _numbers_of(module: ModuleType) -> dict[str, Decimal]:
+    """As they are written: 0.8 is no binary fraction."""
     return {
-        name: value
+        name: Decimal(str(value))
         for name, value in vars(module).items()
         if name.isupper() and not name.startswith("_") and isinstance(value, int | float)
     }
@@ -49,7 +50,7 @@ def test_every_limit_is_documented_with_its_value() -> None:
 
 
 def test_every_documented_limit_is_one() -> None:
-    known: dict[str, float] = {}
+    known: dict[str, Decimal] = {}
     for module in (async_importing, calls, following, guarding, importing, transport, limits):
         known |= _numbers_of(module)
     assert {name: known.get(name) for name in _documented_limits()} == _documented_limits()

@@ -39,6 +39,11 @@ class Patch:
         """The file's name without its ending."""
         return self.path.stem
 
+    @property
+    def number(self) -> int:
+        """The number that its name begins with."""
+        return int(self.name.partition("_")[0])
+
     @classmethod
     def read(cls, path: Path) -> "Patch":
         """Read a patch's head. Raises UnusablePatchError where it is incomplete."""
@@ -76,4 +81,5 @@ class Patch:
 
 def all_patches() -> list[Patch]:
     """Every committed mistake, in the order of the numbers."""
-    return [Patch.read(path) for path in sorted(FOLDER.glob("*.patch"))]
+    patches = [Patch.read(path) for path in FOLDER.glob("*.patch")]
+    return sorted(patches, key=lambda patch: patch.number)
