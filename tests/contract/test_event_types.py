@@ -166,6 +166,49 @@ def test_the_same_schema_again_changes_nothing_and_a_key_answers_alike(
     assert agent.head() == head
 
 
+@pytest.mark.promise("P5")
+def test_what_was_stored_is_answered_again_under_rules_that_refuse_it(
+    admin: Holder, agent: Holder
+) -> None:
+    """A retry whose first answer was lost; the rules became narrower in between."""
+    event = {"agent_name": "fraud_agent", "event_type": "flag", "payload": {"amount": "much"}}
+    other = {**event, "event_type": "other"}
+    first = [
+        agent.post("/events", body, headers={"Idempotency-Key": key}).json()
+        for key, body in (("k1", event), ("k2", other))
+    ]
+    register(admin, narrowing=True, reason="Cents.")
+    admin.ask("PUT", "/settings", json={"unregistered_types": "refused"})
+    head = agent.head()
+
+    again = agent.post("/events", event, headers={"Idempotency-Key": "k1"})
+    assert (again.status_code, again.json()) == (201, first[0])
+    assert again.headers["Idempotent-Replayed"] == "true"
+    again = agent.post("/events", other, headers={"Idempotency-Key": "k2"})
+    assert (again.status_code, again.json()) == (201, first[1])
+    fresh = agent.post("/events", event, headers={"Idempotency-Key": "k3"})
+    assert_problem(fresh, 422, "payload-mismatch", "/payload/amount")
+    changed = {**event, "payload": {"amount": "more"}}
+    mixed = agent.post("/events", changed, headers={"Idempotency-Key": "k1"})
+    assert_problem(mixed, 422, "idempotency-mismatch")
+    assert agent.head() == head
+
+
+@pytest.mark.promise("P5")
+def test_a_registration_is_answered_again_when_it_would_narrow_by_now(
+    admin: Holder,
+) -> None:
+    key = {"Idempotency-Key": "r1"}
+    body = {"schema": SCHEMA}
+    first = admin.ask("PUT", "/event-types/flag", json=body, headers=key)
+    register(admin, schema={"type": "object"})
+    again = admin.ask("PUT", "/event-types/flag", json=body, headers=key)
+    assert (again.status_code, again.json()["version"]) == (201, first.json()["version"])
+    assert again.headers["Idempotent-Replayed"] == "true"
+    fresh = admin.ask("PUT", "/event-types/flag", json=body, headers={"Idempotency-Key": "r2"})
+    assert_problem(fresh, 409, "narrowing-change")
+
+
 @pytest.mark.parametrize(
     ("schema", "pointer"),
     [

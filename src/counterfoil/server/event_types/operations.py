@@ -11,13 +11,16 @@ from counterfoil.server.core import limits
 from counterfoil.server.core.document import encode, parse
 from counterfoil.server.core.errors import (
     Busy,
+    CounterfoilError,
     EffectRefused,
     EventTypeNotFound,
     FieldError,
     InvalidInput,
     NarrowingChange,
+    PayloadMismatch,
     RulesChanged,
     TooMany,
+    UnregisteredType,
 )
 from counterfoil.server.event_types.model import NewSettings, NewVersion
 from counterfoil.server.event_types.registry import NO_SCHEMA, Registry
@@ -28,6 +31,9 @@ from counterfoil.server.log.fields import OWN_TYPE_PREFIX
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.operations import Log, Stored
 from counterfoil.server.log.own import own_append, own_event
+
+_NO_BOOKS_RULES: Final = -1
+"""A position that no rules were ever changed at."""
 
 _TOO_FAST: Final = "The rules of this book change faster than an append can be judged by them; nothing was written."
 
@@ -69,13 +75,31 @@ class EventTypes:
         """
         for _ in range(limits.RULES_TRIES_MAX):
             rules = await self._registry.rules(tenant_id)
-            if rules.position:
+            try:
                 await self._registry.check(tenant_id, rules, asked.events)
+            except (PayloadMismatch, UnregisteredType) as refusal:
+                if asked.keyed:
+                    return await self._answered_before(tenant_id, asked, refusal)
+                raise
             try:
                 return await self._log.append(tenant_id, asked.under(rules.position))
             except RulesChanged:
                 self._registry.forget(tenant_id)
         raise Busy(_TOO_FAST)
+
+    async def _answered_before(
+        self, tenant_id: int, asked: AppendRequest, refusal: CounterfoilError
+    ) -> Stored:
+        """The answer to an earlier try of a request that today's rules refuse, if there was one.
+
+        Raises ``refusal`` if there was none, and ``IdempotencyMismatch`` where the key stands for
+        other content.
+        """
+        try:
+            # By rules that no book has: the log looks for the key, and stores nothing.
+            return await self._log.append(tenant_id, asked.under(_NO_BOOKS_RULES))
+        except RulesChanged:
+            raise refusal from None
 
     async def register(
         self, tenant_id: int, event_type: str, asked: NewVersion, *, by: str, key: str | None
@@ -101,10 +125,14 @@ class EventTypes:
             same = active is not None and _same(active.schema, asked.schema_)
             if active is not None and same and key is None:
                 return Made(_shown(active), created=False, replayed=False)
+            refusal = None
             if active is not None and not same and not asked.narrowing:
-                await _must_not_narrow(active, asked)
-            # Where it is the same, only an earlier call with this key can be answered.
-            version = 1 if active is None else active.version + (0 if same else 1)
+                refusal = await _narrows(active, asked)
+                if refusal is not None and key is None:
+                    raise refusal
+            # Where it is the same, or refused, only an earlier call with this key can be
+            # answered: the version of such a one is none that can be taken.
+            version = 1 if active is None else active.version + (0 if same or refusal else 1)
             try:
                 stored = await self._log.append(
                     tenant_id, _registration(event_type, version, asked, by=by, key=key)
@@ -114,6 +142,8 @@ class EventTypes:
                     raise TooMany(
                         f"A tenant registers at most {limits.EVENT_TYPES_MAX} event types."
                     ) from None
+                if refusal is not None:
+                    raise refusal from None
                 if active is not None and same:
                     return Made(_shown(active), created=False, replayed=False)
                 continue  # Somebody registered a version in between: compare with that one.
@@ -195,15 +225,17 @@ def _must_be_theirs(event_type: str) -> None:
         raise InvalidInput(message, [FieldError("/event_type", message, "path")])
 
 
-async def _must_not_narrow(active: StoredType, asked: NewVersion) -> None:
+async def _narrows(active: StoredType, asked: NewVersion) -> NarrowingChange | None:
+    """Why a schema counts as narrower than the active one; None if it does not."""
     before: Any = parse(active.schema.encode())
     errors = await asyncio.to_thread(narrowing, before, asked.schema_)
-    if errors:
-        raise NarrowingChange(
-            f"This schema may refuse payloads that version {active.version} accepts. If that is "
-            "meant, send `narrowing: true` with a `reason`.",
-            errors,
-        )
+    if not errors:
+        return None
+    return NarrowingChange(
+        f"This schema may refuse payloads that version {active.version} accepts. If that is "
+        "meant, send `narrowing: true` with a `reason`.",
+        errors,
+    )
 
 
 def _same(stored: str, schema: dict[str, Any]) -> bool:
