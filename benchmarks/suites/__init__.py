@@ -22,6 +22,7 @@ def all_suites() -> tuple[Suite, ...]:
     from benchmarks.suites.reads import Reads
     from benchmarks.suites.snapshot import HeldSnapshot
     from benchmarks.suites.start import Start
+    from benchmarks.suites.tenants import Tenants
 
     return (
         Limits(),
@@ -34,5 +35,6 @@ def all_suites() -> tuple[Suite, ...]:
         HeldSnapshot(),
         Reads(),
         LiveStreams(),
+        Tenants(),
         Start(),
     )
