@@ -13,10 +13,9 @@ import psycopg
 import pytest
 
 from counterfoil.server.db import sqlfile
-from counterfoil.server.db.migrations import migrate
 from tests.db.book import ACT_FOR, append_one, event, request
-from tests.db.scratch import empty_database, login
 from tests.support.cluster import Cluster, Database
+from tests.support.owner import ordinarily_owned
 
 pytestmark = pytest.mark.promise("P7")
 
@@ -43,12 +42,8 @@ ON_THE_TENANT: Final = re.compile(
 @pytest.fixture(scope="module")
 def owned(cluster: Cluster) -> Iterator[Database]:
     """A database that belongs to an ordinary login, with an event and more of two tenants."""
-    cluster.ensure_template()  # It makes the roles, which an ordinary login may not.
-    with (
-        empty_database(cluster) as database,
-        login(database, "create on database {}", "counterfoil_service") as owner,
-    ):
-        migrate(owner.url)
+    with ordinarily_owned(cluster) as database:
+        owner = database.owner
         with psycopg.connect(owner.url, autocommit=True) as connection:
             connection.execute(ACT_FOR, ["2"])
             connection.execute(

@@ -3,21 +3,31 @@
 A new or restored book has no statistics, and one that was analysed early has wrong ones.
 Each statement is run under ``auto_explain``, which shows the plans of the statements
 inside the stored functions too, with the rows that each step really saw.
+
+They are run with the rights of the service, to whom row-level security applies: what a policy
+asks stands in every plan, and a condition that PostgreSQL does not trust to keep a row to itself
+(it is not *leakproof*) may not be looked up in an index before that. So there are two owners. An
+ordinary one is bound by the policies too, and with it all that append_v3 looks at; a superuser,
+as in ``counterfoil dev``, is not.
 """
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.errors import Diagnostic
 
 from counterfoil.server.core import limits
 from counterfoil.server.db import sqlfile
-from tests.db.book import append_one, event, fail_if, request
-from tests.support.cluster import Cluster, Database
+from counterfoil.server.db.pool import SERVICE_ROLE
+from tests.db.book import ACT_FOR, append_one, event, fail_if, request
+from tests.support.cluster import Cluster
+from tests.support.owner import login_of, ordinarily_owned
 
 STATEMENTS: Final = sqlfile.load("counterfoil.server.log", "queries.sql")
 EVENTS: Final = 50_000
@@ -103,31 +113,65 @@ class Explained:
         return self._work
 
 
-@pytest.fixture(scope="module", params=["none", "outdated", "current"])
-def filled(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Database]:
-    """A book of fifty thousand events, and what PostgreSQL knows about it."""
-    with (
-        cluster.database() as database,
-        psycopg.connect(database.url, autocommit=True) as connection,
-    ):
-        for table in ("events", "event_tags"):
-            connection.execute(f"alter table counterfoil.{table} set (autovacuum_enabled = off)")
-        for first, last in ((1, 500), (501, EVENTS)):
-            connection.execute(FILL, [first, last])
-            connection.execute(FILL_TAGS, [first, last])
-            if request.param == "outdated" and last < EVENTS:
-                connection.execute("analyze")
-        if request.param == "current":
-            connection.execute("vacuum analyze")
-        yield database
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A filled book: how a superuser comes in, and what to become for the service's rights."""
+
+    url: str
+    become_the_service: sql.Composed
+
+
+@contextmanager
+def superusers_book(cluster: Cluster) -> Iterator[Filled]:
+    """As of ``counterfoil dev``: the service is the owner, with the owner's rights laid down."""
+    with cluster.database() as database:
+        yield Filled(database.url, sql.SQL("set role {}").format(sql.Identifier(SERVICE_ROLE)))
+
+
+@contextmanager
+def ordinary_owners_book(cluster: Cluster) -> Iterator[Filled]:
+    """As in production: the service has a login of its own, and the owner is nobody special."""
+    with ordinarily_owned(cluster) as owned:
+        login = sql.Identifier(login_of(owned.service))
+        yield Filled(owned.administrator.url, sql.SQL("set session authorization {}").format(login))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((book, statistics), id=f"{owner}-{statistics}")
+        for owner, book in (("superuser", superusers_book), ("ordinary", ordinary_owners_book))
+        for statistics in ("none", "outdated", "current")
+    ],
+)
+def filled(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Filled]:
+    """A book of fifty thousand events, whose it is, and what PostgreSQL knows about it."""
+    book, statistics = request.param
+    with book(cluster) as opened:
+        with psycopg.connect(opened.url, autocommit=True) as connection:
+            for table in ("events", "event_tags"):
+                connection.execute(
+                    f"alter table counterfoil.{table} set (autovacuum_enabled = off)"
+                )
+            for first, last in ((1, 500), (501, EVENTS)):
+                connection.execute(FILL, [first, last])
+                connection.execute(FILL_TAGS, [first, last])
+                if statistics == "outdated" and last < EVENTS:
+                    connection.execute("analyze")
+            if statistics == "current":
+                connection.execute("vacuum analyze")
+        yield opened
 
 
 @pytest.fixture(params=["force_generic_plan", "force_custom_plan"])
-def explained(request: pytest.FixtureRequest, filled: Database) -> Iterator[Explained]:
+def explained(request: pytest.FixtureRequest, filled: Filled) -> Iterator[Explained]:
     """A session that plans as a prepared statement's later runs do, or as its first ones."""
     with psycopg.connect(filled.url, autocommit=True) as connection:
         connection.execute(f"set plan_cache_mode = {request.param}")
-        yield Explained(connection)
+        session = Explained(connection)  # the last thing that only a superuser may
+        connection.execute(filled.become_the_service)
+        connection.execute(ACT_FOR, ["1"])
+        yield session
 
 
 def page(**asked: Any) -> dict[str, Any]:

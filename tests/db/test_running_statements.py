@@ -269,6 +269,18 @@ async def test_errors_are_those_of_psycopgs_cursors(
         assert ours.diag.message_primary == theirs.diag.message_primary
 
 
+@pytest.mark.promise("P7")
+@both_ways
+async def test_the_tenant_is_that_of_one_statement_alone(
+    connection: Connection, prepare: bool
+) -> None:
+    """The next one on the connection may be another tenant's, or nobody's."""
+    whose = Statement("whose", "select counterfoil.current_tenant()")
+    for tenant_id in (7, 8, None):
+        rows = await whose.run(connection, {}, prepare=prepare, tenant_id=tenant_id)
+        assert rows == [(None if tenant_id is None else str(tenant_id),)]
+
+
 async def test_a_statement_that_could_not_be_prepared_is_prepared_when_it_can_be(
     connection: Connection,
 ) -> None:

@@ -218,11 +218,12 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(url: str) -> AsyncIterator[Caller]:
+async def calling(url: str, *, key: str | None = None) -> AsyncIterator[Caller]:
     """Talk to the service at this address, over as many connections as it takes."""
     bounds = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     async with httpx2.AsyncClient(
-        base_url=url, timeout=WAIT_SECONDS_MAX, limits=bounds, trust_env=False
+        base_url=url, headers=headers, timeout=WAIT_SECONDS_MAX, limits=bounds, trust_env=False
     ) as client:
         yield Caller(client)
 
