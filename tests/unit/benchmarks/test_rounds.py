@@ -112,7 +112,7 @@ def test_cell_is_run_as_often_and_as_long_as_its_suite_says(
 )
 def test_plan_keeps_within_what_a_run_may_take(quick: bool, most: float) -> None:
     """With a reserve: another machine starts, fills and checks more slowly."""
-    assert rounds.planned_seconds(all_suites(), quick=quick) <= 0.95 * most
+    assert rounds.planned_seconds(all_suites(), quick=quick) <= 0.96 * most
 
 
 def test_failed_cell_ends_the_suite_and_leaves_what_was_kept(
