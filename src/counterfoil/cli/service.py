@@ -87,6 +87,7 @@ def dev(
     with server_library(), ended_by_signals():
         from counterfoil.server.core.settings import Settings
         from counterfoil.server.db.migrations import migrate as migrate_database
+        from counterfoil.server.tls import tls_context
 
         check_port(host, port)
 
@@ -102,7 +103,7 @@ def dev(
             )
 
         # Judged before a database is started, or even made, for nothing.
-        settings_with("postgresql:///")
+        tls_context(settings_with("postgresql:///"))
         if until_stdin_closes:
             _stop_when_stdin_closes()
         # What serves takes half a second to load, and PostgreSQL about as long to start.
@@ -121,17 +122,36 @@ def serve(
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, max=WORKERS_MAX, help="Processes that serve.")
     ] = 1,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Speak HTTPS with this certificate (PEM, with its chain). "
+            "[default: COUNTERFOIL_TLS_CERT]",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The certificate's private key (PEM). What opens an encrypted one belongs into "
+            "COUNTERFOIL_TLS_KEY_PASSWORD. [default: COUNTERFOIL_TLS_KEY]",
+        ),
+    ] = None,
 ) -> None:
     r"""Start the service for production.
 
     Needs DATABASE_URL, and API_KEY until the first keys were made with it (`counterfoil keys
-    create`). Does not change the database: run `counterfoil migrate` first. Refuses to start with a login that the database refuses, and waits for a database
-    that is away. Stops on SIGTERM, after finishing what it has accepted, and ends with 0.
+    create`). Does not change the database: run `counterfoil migrate` first. Refuses to start with
+    a login that the database refuses, and waits for a database that is away. Stops on SIGTERM,
+    after finishing what it has accepted, and ends with 0.
 
     For example:
 
         DATABASE_URL=postgresql://… API_KEY=… \
             counterfoil serve --host 0.0.0.0 --workers 2
+
+        counterfoil serve --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem
     """
     if not os.environ.get("DATABASE_URL"):
         raise Misused(
@@ -142,8 +162,14 @@ def serve(
         raise Misused("API_KEY is empty. Unset it if the bootstrap key is not wanted any more.")
     with server_library(), ended_by_signals():
         from counterfoil.server.core.settings import Settings
+        from counterfoil.server.tls import tls_context
 
-        settings = Settings.from_environment(open_to_this_machine=False)
+        given = {"tls_cert": tls_cert, "tls_key": tls_key}
+        settings = Settings.from_environment(
+            **{name: value for name, value in given.items() if value is not None},
+            open_to_this_machine=False,
+        )
+        tls_context(settings)
         away = _check_database(settings)
         _run(settings, host, port, workers, away=away)
 

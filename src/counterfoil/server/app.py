@@ -16,7 +16,17 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from counterfoil.server.access.operations import Access
-from counterfoil.server.api import errors, event_types, events, freezes, health, keys, pages, stream
+from counterfoil.server.api import (
+    docs_page,
+    errors,
+    event_types,
+    events,
+    freezes,
+    health,
+    keys,
+    pages,
+    stream,
+)
 from counterfoil.server.api.appends import Appends
 from counterfoil.server.api.door import Door
 from counterfoil.server.api.openapi import DescribedService
@@ -44,7 +54,7 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 # `stream` before `events`: /events/stream is not the event with the id "stream".
 _ROUTERS: Final = (
     *(stream.router, events.router, keys.router, event_types.router, freezes.router),
-    *(health.router, pages.router),
+    *(health.router, pages.router, docs_page.router),
 )
 
 
@@ -59,9 +69,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=_version(),
         lifespan=_lifespan,
         redirect_slashes=False,  # a redirected POST would lose its body, or its key
-        docs_url="/docs",
+        docs_url=None,  # docs_page.py
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
     for router in _ROUTERS:
         # Not include_router: it would stand between each request and its route (20 us) with

@@ -2,10 +2,15 @@
 
 uvicorn's fast parser takes a request line and headers of any length, for any time (60 MB of
 one header were accepted when it was tried), and all that before a key could be asked for.
-Here both are bounded, and what cannot be read as HTTP gets a problem document like every
-other refusal.
+Here they are bounded in bytes, number and time, and what cannot be read as HTTP gets a problem
+document like every other refusal.
 
-Two of its gaps are closed as well. A request that offers another protocol (``Upgrade: h2c``,
+Bounded, too, is what a caller without a key costs after that. A body that was refused unread is
+thrown away for a while only (uvicorn does so for ever), and the connection is then closed so
+that the refusal still arrives (``lingering.py``). One on which 401 was answered several times in
+a row is closed with the last of them.
+
+Three of its gaps are closed as well. A request that offers another protocol (``Upgrade: h2c``,
 as curl and Java do by themselves) lost its body, and the body was then read as the next
 request; here the offer is passed over. And of several requests that were sent ahead of their
 answers, only the last learned that its caller had gone.
@@ -19,7 +24,14 @@ from typing import Any, Final, cast
 
 import httptools
 from typing_extensions import override
-from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPResponseStartEvent
+from uvicorn._types import (
+    ASGI3Application,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ASGISendEvent,
+    HTTPResponseStartEvent,
+    Scope,
+)
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -29,10 +41,15 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from counterfoil.server.api import problems
+from counterfoil.server.api.middleware import FIXED_HEADERS, STRICT_TRANSPORT
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import invariant
+from counterfoil.server.core.proxies import NO_PROXIES, TrustedProxies
+from counterfoil.server.lingering import linger
 
 _WHITESPACE_AND_COLON_BYTES: Final = 4
+
+_UNAUTHENTICATED: Final = problems.UNAUTHENTICATED.status
 
 _FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding"})
 """The headers that tell a parser where a body ends."""
@@ -43,17 +60,32 @@ class _HeadersTooLargeError(Exception):
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection, on which a request's line and headers are bounded in bytes and time.
+    """One connection, on which a request's line and headers are bounded.
 
     Bytes are counted twice, since neither count sees all: what the parser has handed over when
     the headers are complete (a request that arrives whole), and what has arrived while they
     are not (a line without end).
+
+    Args:
+        config, server_state, app_state, more: uvicorn's own.
+        proxies: whose word counts on where a request came from.
     """
 
     def __init__(
-        self, config: Config, server_state: ServerState, app_state: dict[str, Any], **more: Any
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        *,
+        proxies: TrustedProxies = NO_PROXIES,
+        **more: Any,
     ) -> None:
         super().__init__(config, server_state, app_state, **more)
+        self._proxies = proxies
+        self._peer_is_proxy = False
+        self._too_many_headers = False
+        self._unread_bytes = 0
+        self._unauthenticated = 0
         self._in_headers = False
         self._began_now = False
         self._header_bytes = 0
@@ -65,6 +97,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     @override
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(cast("Transport", transport))
+        self._peer_is_proxy = self.client is not None and self.client[0] in self._proxies
         self._expect_headers()
 
     @override
@@ -95,6 +128,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif not self._unanswered or self._unanswered[-1].response_complete:
             # Empty lines, or the rest of a body that nobody reads: no sign of a next request.
             self._expect_headers()
+            self._unread_bytes += len(data)
+            if self._unread_bytes > limits.UNREAD_BODY_BYTES_MAX:
+                self._end_gently()
         elif self.cycle.more_body and not self.cycle.body:
             # Nothing of the body yet: it has the rest of the headers' time to begin.
             self._expect_headers()
@@ -107,7 +143,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         super().on_message_begin()
         self._in_headers = self._began_now = True
-        self._header_bytes = self._arrived_bytes = 0
+        self._header_bytes = self._arrived_bytes = self._unread_bytes = 0
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # In place of uvicorn's, which takes trailers for headers, and any number of them.
+        if not self._in_headers:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > limits.HEADERS_MAX:
+            self._too_many_headers = True
+            raise _HeadersTooLargeError
 
     @override
     def on_headers_complete(self) -> None:
@@ -120,6 +169,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._header_bytes > limits.HEADERS_BYTES_MAX:
             raise _HeadersTooLargeError
         super().on_headers_complete()
+        if self._peer_is_proxy and self.client is not None:
+            self.scope["client"] = (self._proxies.caller(self.client[0], self.headers), 0)
+            self.scope["scheme"] = self._proxies.scheme(self.headers) or self.scope["scheme"]
         # They are answered in their order.
         while self._unanswered and self._unanswered[0].response_complete:
             self._unanswered.popleft()
@@ -134,14 +186,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         # It begins in the next turn of the loop, when all that came with this turn is parsed.
-        task = self.loop.create_task(_serve(cycle, app))
+        task = self.loop.create_task(_serve(self, cycle, app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
     @override
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be read, and close: where the next request starts is unknown."""
-        if max(self._header_bytes, self._arrived_bytes) > limits.HEADERS_BYTES_MAX:
+        if self._too_many_headers:
+            problem = problems.HEADERS_TOO_LARGE
+            detail = f"A request has at most {limits.HEADERS_MAX} headers."
+        elif max(self._header_bytes, self._arrived_bytes) > limits.HEADERS_BYTES_MAX:
             problem = problems.HEADERS_TOO_LARGE
             detail = (
                 f"A request line with its headers has at most {limits.HEADERS_BYTES_MAX:,} bytes."
@@ -156,11 +211,39 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             (b"content-type", problems.MEDIA_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", request_id.encode()),
+            *FIXED_HEADERS,
             (b"connection", b"close"),
         ]
+        if self.scheme == "https":
+            headers.append(STRICT_TRANSPORT)
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + body)
-        self.transport.close()
+        self._end_gently()
+
+    def answering(self, cycle: RequestResponseCycle, status: int) -> None:
+        """Judge, before the head of an answer is sent, whether it is the connection's last."""
+        if status != _UNAUTHENTICATED:
+            self._unauthenticated = 0
+            return
+        self._unauthenticated += 1
+        if self._unauthenticated >= limits.UNAUTHENTICATED_MAX:
+            cycle.keep_alive = False
+
+    def answered_early(self, *, last: bool) -> None:
+        """Bound what is read of a body that was answered before its end.
+
+        Args:
+            last: whether the answer said that the connection ends with it.
+        """
+        if last:
+            self._end_gently()
+            return
+        self._stop_waiting()
+        self._too_late = self.loop.call_later(limits.UNREAD_BODY_SECONDS_MAX, self.transport.close)
+
+    def _end_gently(self) -> None:
+        self._stop_waiting()
+        linger(self, self.transport, self.loop)
 
     def _read(self, data: bytes) -> None:
         try:
@@ -192,18 +275,47 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._too_late = None
 
 
-async def _serve(cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+async def _serve(
+    connection: BoundedHttpProtocol, cycle: RequestResponseCycle, app: ASGI3Application
+) -> None:
     """Serve one request; by the straight way if it has arrived as a whole."""
-    if cycle.more_body or cycle.disconnected or cycle.scope["method"] == "HEAD":
+    if cycle.more_body:
+        await cycle.run_asgi(_bounding_what_is_left(connection, cycle, app))
+        return
+    if cycle.disconnected or cycle.scope["method"] == "HEAD":
         await cycle.run_asgi(app)
         return
     try:
-        await app(cycle.scope, cycle.receive, _Answering(cycle).send)
+        await app(cycle.scope, cycle.receive, _Answering(connection, cycle).send)
     except Exception:
         cycle.logger.exception("The application raised an error.")
     if not cycle.response_complete and not cycle.disconnected:
         cycle.logger.error("The application returned without a whole answer.")
         cycle.transport.close()
+
+
+def _bounding_what_is_left(
+    connection: BoundedHttpProtocol, cycle: RequestResponseCycle, app: ASGI3Application
+) -> ASGI3Application:
+    """Wrap the application for one request, whose answer may come before the end of its body."""
+
+    async def send_on(message: ASGISendEvent) -> None:
+        last = False
+        if message["type"] == "http.response.start":
+            connection.answering(cycle, message["status"])
+        elif message["type"] == "http.response.body" and not message.get("more_body"):
+            last = cycle.more_body and not cycle.keep_alive
+            # Its head has said so; uvicorn would now close at once, and with what is still to
+            # come the operating system would throw the answer away.
+            cycle.keep_alive = cycle.keep_alive or last
+        await cycle.send(message)
+        if cycle.response_complete and (last or cycle.more_body):
+            connection.answered_early(last=last)
+
+    async def bounded(scope: Scope, receive: ASGIReceiveCallable, _send: ASGISendCallable) -> None:
+        await app(scope, receive, send_on)
+
+    return bounded
 
 
 class _Answering:
@@ -214,9 +326,10 @@ class _Answering:
     pieces, or without its length, goes through uvicorn.
     """
 
-    __slots__ = ("_cycle", "_start")
+    __slots__ = ("_connection", "_cycle", "_start")
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    def __init__(self, connection: BoundedHttpProtocol, cycle: RequestResponseCycle) -> None:
+        self._connection = connection
         self._cycle = cycle
         self._start: HTTPResponseStartEvent | None = None
 
@@ -225,6 +338,7 @@ class _Answering:
         cycle = self._cycle
         if message["type"] == "http.response.start" and self._start is None:
             self._start = message
+            self._connection.answering(cycle, message["status"])
             return
         if message["type"] == "http.response.body" and self._start is not None:
             body, headers = message.get("body", b""), list(self._start["headers"])

@@ -14,10 +14,11 @@ import multiprocessing
 import os
 import signal
 import socket
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
 import uvicorn
@@ -28,8 +29,11 @@ from uvicorn.supervisors import Multiprocess
 from counterfoil.server import logs
 from counterfoil.server.app import CLOSE_SECONDS_MAX, create_app
 from counterfoil.server.core import limits, metrics
+from counterfoil.server.core.errors import InvariantBroken
+from counterfoil.server.core.proxies import TrustedProxies
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.protocol import BoundedHttpProtocol
+from counterfoil.server.tls import tls_context
 
 _BACKLOG: Final = 2_048
 """Connections that may wait to be taken; the operating system may allow fewer."""
@@ -66,21 +70,30 @@ def serve(
 
     Raises:
         OSError: the address cannot be listened on.
+        SettingsError: certificate and key of the settings cannot be used.
     """
     logs.set_up(settings.log_format, settings.log_level)
+    over_tls = tls_context(settings) is not None
     listener = _listen(host, port)
-    address = _address(host, listener.getsockname()[1])
+    address = _address(host, listener.getsockname()[1], over_tls=over_tls)
     report = functools.partial(on_ready or _ignore, address)
     config = uvicorn.Config(
         functools.partial(_worker_app, settings),
         factory=True,
-        http=BoundedHttpProtocol,
+        http=cast(
+            "type[asyncio.Protocol]",
+            functools.partial(
+                BoundedHttpProtocol, proxies=TrustedProxies.parse(settings.trusted_proxies or "")
+            ),
+        ),
+        # Not the context itself: it cannot be sent to a worker.
+        ssl_context_factory=functools.partial(_worker_tls, settings) if over_tls else None,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        # Nothing here depends on the caller's address, so no proxy has to be believed.
+        # uvicorn's believes what stands in them, whatever it is; see core/proxies.py.
         proxy_headers=False,
         workers=workers,
         backlog=_BACKLOG,
@@ -165,13 +178,22 @@ def _worker_app(settings: Settings) -> FastAPI:
     return create_app(settings)
 
 
+def _worker_tls(settings: Settings, *_uvicorns: Any) -> ssl.SSLContext:
+    """Read certificate and key in the process that will use them."""
+    context = tls_context(settings)
+    if context is None:  # pragma: no cover
+        raise InvariantBroken("TLS is asked for")
+    return context
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _address(host: str, port: int, *, over_tls: bool) -> str:
+    scheme = "https" if over_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @contextlib.contextmanager

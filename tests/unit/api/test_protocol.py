@@ -6,43 +6,12 @@ import pytest
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from counterfoil.server.core import limits
 from counterfoil.server.protocol import BoundedHttpProtocol
-
-REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-LAST_REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-
-
-async def end_of(
-    app: ASGIApp, *said: bytes, in_turn: bool = False
-) -> tuple[bytes, BoundedHttpProtocol]:
-    """Say something to a server; returns everything that it says until it hangs up.
-
-    ``in_turn``: what ends a request's headers is answered with "hello" before the next part.
-    """
-    config = uvicorn.Config(app, http=BoundedHttpProtocol, lifespan="off")
-    config.load()
-    connections: list[BoundedHttpProtocol] = []
-
-    def connection() -> BoundedHttpProtocol:
-        connections.append(BoundedHttpProtocol(config, ServerState(), {}))
-        return connections[-1]
-
-    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
-    async with server, asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        heard = b""
-        for part in said:
-            writer.write(part)
-            await writer.drain()
-            if in_turn and part.endswith(b"\r\n\r\n"):
-                heard += await reader.readuntil(b"hello")
-        heard += await reader.read()
-        writer.close()
-    return heard, connections[0]
+from tests.unit.api.connections import LAST_REQUEST, REQUEST, end_of
 
 
 @pytest.mark.parametrize(
@@ -95,6 +64,7 @@ def test_what_begins_no_request_keeps_no_connection_open(
     monkeypatch: pytest.MonkeyPatch, said: list[bytes]
 ) -> None:
     monkeypatch.setattr(limits, "HEADERS_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(limits, "UNREAD_BODY_SECONDS_MAX", 0.3)
 
     asyncio.run(end_of(PlainTextResponse("hello"), *said, in_turn=True))
 

@@ -31,12 +31,12 @@ OPEN_PATHS: Final = frozenset(
 )
 """What answers without a key: nothing of it is about the content of a book."""
 
-OPEN_PREFIX: Final = "/problems/"
+OPEN_PREFIXES: Final = ("/problems/", "/docs/")
 
 
 def is_open(path: str) -> bool:
     """Whether this path answers without a key."""
-    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
 
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9.-]+))(?::[0-9]*)?")

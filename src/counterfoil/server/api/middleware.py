@@ -20,6 +20,30 @@ from counterfoil.server.core import limits, metrics
 
 _log = structlog.get_logger(__name__)
 
+FIXED_HEADERS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""What every answer bears, unless it has a rule of its own.
+
+What is in the book is about money and people, and a read from a cache would bring an old head:
+so nothing is kept. The others are for browsers, which a web page of anybody's may send here (a
+``dev`` without a key has no other lock for them than this machine's name): an answer is never
+taken for a script, loads and runs nothing, stands in no frame, and is not handed to pages of
+other origins that ask for it as a picture or a script. ``X-Frame-Options`` and
+``Referrer-Policy`` would add bytes to every append and nothing to JSON: the first is what
+``frame-ancestors`` replaced, and a document without links refers nobody. Pages have both
+(``pages.py``). No answer bears ``Access-Control-*``: no page of another origin may read one.
+"""
+
+STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
+"""What an answer over TLS bears besides: for a year, this name is called over TLS only. Of
+names below it, whose they are is not known here."""
+
+_FIXED_NAMES: Final = frozenset(name for name, _ in FIXED_HEADERS)
+
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -28,10 +52,10 @@ class Surroundings:
 
     * Each request has an id: the caller's ``X-Request-Id`` if it is visible ASCII of at
       most ``limits.REQUEST_ID_CHARACTERS_MAX``, otherwise a new one. It is sent back, stands
-      in every log line that the request causes, and in its problem document.
+      in every log line that the request causes (with the caller's address), and in its problem
+      document.
     * Answers are counted and timed by route template.
-    * ``Cache-Control: no-store`` unless the answer says otherwise: what is in the book is
-      about money and people, and a read from a cache would bring an old head.
+    * Each answer bears ``FIXED_HEADERS``, and over TLS ``STRICT_TRANSPORT``.
     * What nobody caught becomes ``internal-error``; the log has the stack trace, the caller
       only the id.
     """
@@ -74,7 +98,9 @@ class Exchange:
         self.request_id = request_id_of(scope["headers"])
         scope.setdefault("state", {})["request_id"] = self.request_id
         # Each request is served in a task of its own, and so in a context of its own.
-        structlog.contextvars.bind_contextvars(request_id=self.request_id)
+        structlog.contextvars.bind_contextvars(
+            request_id=self.request_id, client=(scope.get("client") or ("unknown",))[0]
+        )
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer; with its start go our headers, and it is counted."""
@@ -86,7 +112,8 @@ class Exchange:
         """Count an answer that is about to be sent; return its headers, with ours."""
         self._status = status
         _count(self._scope, status, time.perf_counter() - self._started_at)
-        ours = _with_ours(headers, self.request_id)
+        over_tls = self._scope.get("scheme") == "https"
+        ours = _with_ours(headers, self.request_id, over_tls=over_tls)
         # What is left of the caller's rate, where something bounds it (auth.py).
         ours += self._scope["state"].get("rate_headers", ())
         return ours
@@ -125,14 +152,19 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return secrets.token_hex(16)
 
 
-def _with_ours(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
-    ours = [
-        (b"x-request-id", request_id.encode("ascii")),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    if not any(name == b"cache-control" for name, _ in headers):
-        ours.append((b"cache-control", b"no-store"))
-    return [*headers, *ours]
+def _with_ours(
+    headers: list[tuple[bytes, bytes]], request_id: str, *, over_tls: bool
+) -> list[tuple[bytes, bytes]]:
+    ours = [*headers, (b"x-request-id", request_id.encode("ascii"))]
+    if _FIXED_NAMES.isdisjoint(dict(headers)):
+        ours += FIXED_HEADERS
+    else:
+        # An answer's own rule stands: a page has other content, and may be kept for a while.
+        given = {name for name, _ in headers}
+        ours += [header for header in FIXED_HEADERS if header[0] not in given]
+    if over_tls:
+        ours.append(STRICT_TRANSPORT)
+    return ours
 
 
 def _count(scope: Scope, status: int, seconds: float) -> None:

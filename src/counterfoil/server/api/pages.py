@@ -1,4 +1,7 @@
-"""The pages that a problem's ``type`` leads to."""
+"""The pages for people: what a problem's ``type`` leads to.
+
+Each says what a browser may do with it, and that is little: see ``page_headers``.
+"""
 
 from typing import Final
 
@@ -13,12 +16,26 @@ from counterfoil.server.api.routes import RawRoute
 
 router = APIRouter(route_class=RawRoute)
 
-_HEADERS: Final = {
-    # The same for everybody until the next version; and nothing but their own style.
-    "Cache-Control": "public, max-age=3600",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "Vary": "Accept",
-}
+
+def page_headers(policy: str) -> dict[str, str]:
+    """Return the headers of a page that is the same for everybody until the next version.
+
+    Args:
+        policy: what of its own the page may use; anything else, frames, forms and a base of
+            addresses included, is ruled out.
+    """
+    return {
+        "Cache-Control": "public, max-age=3600",
+        "Content-Security-Policy": (
+            f"default-src 'none'; {policy}; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
+        ),
+        "Referrer-Policy": "no-referrer",
+        "X-Frame-Options": "DENY",
+    }
+
+
+_HEADERS: Final = {**page_headers("style-src 'unsafe-inline'"), "Vary": "Accept"}
 
 
 @router.get("/problems", **openapi.PROBLEMS)

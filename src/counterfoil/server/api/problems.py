@@ -82,9 +82,9 @@ BODY_TOO_SLOW = ProblemType(
 HEADERS_TOO_LARGE = ProblemType(
     "headers-too-large",
     431,
-    "The request line and headers are longer than the service accepts",
-    "Reading stopped before the headers ended.",
-    "Send a long query in the body of `POST /events/query`.",
+    "The request line and headers are more than the service accepts",
+    "They are too long, or too many; `detail` says which. The connection was closed.",
+    "Send a long query in the body of `POST /events/query`, and fewer headers.",
 )
 AFTER_ABOVE_HEAD = ProblemType(
     "after-above-head",

@@ -105,6 +105,9 @@ MANAGE_BODY_BYTES_MAX: Final = 128 * 1024
 HEADERS_BYTES_MAX: Final = 64 * 1024
 """A request's first line and headers together, read before the key can be looked at."""
 
+HEADERS_MAX: Final = 100
+"""Headers of one request. A browser behind two proxies sends some thirty."""
+
 HEADERS_SECONDS_MAX: Final = 10.0
 """How long a connection may take to send a whole request line with its headers, and the first
 byte of the body that they announce."""
@@ -115,6 +118,18 @@ BODY_SECONDS_MAX: Final = 30.0
 BODIES_BYTES_MAX: Final = 128 * 1024 * 1024
 """Bodies that one process holds at a time, arriving or being worked on. Beyond: 503 with
 ``Retry-After``; a thousand callers with a batch each would take 4 GiB."""
+
+UNREAD_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+"""What is read and thrown away of a body behind the answer that refused it: the largest body
+that any call takes. Most clients send all of it before they look at the answer, and one that
+was cut off would see a broken connection in the place of its refusal. To throw away a byte costs
+a thousandth of what a byte of a new request does."""
+
+UNREAD_BODY_SECONDS_MAX: Final = 5.0
+"""For how long that goes on. Then the connection is closed."""
+
+UNAUTHENTICATED_MAX: Final = 10
+"""Answers 401 in a row on one connection; the last of them closes it."""
 
 # --- Keys -------------------------------------------------------------------------
 

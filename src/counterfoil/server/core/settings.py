@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from counterfoil.server.core.proxies import TrustedProxies
+
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -48,6 +50,24 @@ class Settings(BaseSettings):
     """Whether calls that address the machine as localhost need no key, and may then do
     everything in the default tenant's book. For development: ``counterfoil dev`` sets it where
     there is no API_KEY."""
+
+    tls_cert: Annotated[str | None, Field(validation_alias="COUNTERFOIL_TLS_CERT")] = None
+    """The file with the certificate of the service in PEM form, and those that lead from it to
+    a known authority. With it and ``tls_key`` the service speaks HTTPS, and nothing else."""
+
+    tls_key: Annotated[str | None, Field(validation_alias="COUNTERFOIL_TLS_KEY")] = None
+    """The file with the private key of that certificate in PEM form."""
+
+    tls_key_password: Annotated[
+        SecretStr | None, Field(validation_alias="COUNTERFOIL_TLS_KEY_PASSWORD")
+    ] = None
+    """What opens that file, where it is encrypted."""
+
+    trusted_proxies: Annotated[
+        str | None, Field(validation_alias="COUNTERFOIL_TRUSTED_PROXIES")
+    ] = None
+    """From where proxies of the operator's connect: addresses and networks with commas between
+    them. Only their ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed."""
 
     prepare_statements: Annotated[
         bool, Field(validation_alias="COUNTERFOIL_PREPARE_STATEMENTS")
@@ -99,6 +119,34 @@ class Settings(BaseSettings):
         if not all("!" <= character <= "~" for character in text):
             raise ValueError("only visible ASCII characters fit into a header")
         return value
+
+    @field_validator("tls_cert", "tls_key")
+    @classmethod
+    def _names_a_file(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not value.strip():
+            raise ValueError("it is empty; unset it if no TLS is wanted")
+        # It would be shown by whoever says which file cannot be read.
+        if "-----BEGIN" in value or "\n" in value:
+            raise ValueError("it is the name of a file, not what stands in it")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: str | None) -> str | None:
+        if value is not None:
+            TrustedProxies.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(
+                "of COUNTERFOIL_TLS_CERT and COUNTERFOIL_TLS_KEY (--tls-cert and --tls-key) "
+                "only one is given; TLS needs both"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pool_is_possible(self) -> Self:
