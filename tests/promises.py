@@ -29,7 +29,7 @@ PROMISES: Final[Mapping[str, str]] = {
     "P7": "Nobody writes in another's name: an agent's key writes as that agent only; no key sees "
     "another tenant, not even whether something exists.",
     "P13": "Clear refusal: bad input gets application/problem+json with a stable type and the "
-    "offending field, and nothing is stored; too much load gets 503 with Retry-After.",
+    "offending field, and nothing is stored; too much load gets 429 or 503 with Retry-After.",
 }
 """What must hold, by id. P8 to P12 come with the parts that they are about."""
 
