@@ -30,10 +30,9 @@ from counterfoil.server.api import (
 from counterfoil.server.api.appends import Appends
 from counterfoil.server.api.door import Door
 from counterfoil.server.api.openapi import DescribedService
-from counterfoil.server.api.openapi_parts import OPEN
 from counterfoil.server.api.parts import Parts
 from counterfoil.server.api.requests import BodyAllowance
-from counterfoil.server.api.routes import RawRoute
+from counterfoil.server.api.routes import OPEN, RawRoute
 from counterfoil.server.brake.operations import Brake
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.event_types.operations import EventTypes

@@ -16,9 +16,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from counterfoil.server.api.openapi_parts import OPEN
 from counterfoil.server.api.pages import page_headers
-from counterfoil.server.api.routes import NEEDS, RawRoute
+from counterfoil.server.api.routes import NEEDS, OPEN, RawRoute
 from counterfoil.server.core.errors import InvariantBroken
 
 router = APIRouter(route_class=RawRoute)

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from counterfoil.server.access.operations import Access
 from counterfoil.server.access.principal import Principal
-from counterfoil.server.api.auth import Authentication, admit, must_be_let
+from counterfoil.server.api.auth import Authentication, admit, let_in
 from counterfoil.server.api.errors import refusal
 from counterfoil.server.api.middleware import Exchange, Surroundings
 from counterfoil.server.api.routes import Answer, RawRoute
@@ -65,9 +65,7 @@ class Door:
         try:
             try:
                 principal = await admit(access.keyring, scope)
-                must_be_let(principal, route.needs)
-                if principal.kind == "auditor":
-                    await access.trail.audited(principal, f"{scope['method']} {route.path_format}")
+                await let_in(access, scope, needs=route.needs, call=route.call_of(scope))
                 answer = await route.endpoint(Request(scope, receive))
             except CounterfoilError as error:
                 if principal is not None and isinstance(error, ScopeMissing | NameNotYours):

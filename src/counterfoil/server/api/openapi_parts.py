@@ -10,13 +10,10 @@ from pydantic import BaseModel
 
 from counterfoil.server.api import problems, schemas, schemas_access
 from counterfoil.server.api.problems import ProblemType
-from counterfoil.server.api.routes import NEEDS
+from counterfoil.server.api.routes import NEEDS, OPEN
 from counterfoil.server.core import limits
 
 Json = dict[str, Any]
-
-OPEN: Final = "nothing"
-"""What a call needs that asks for no key."""
 
 ANY: Final = "any"
 """What a call needs that any key may make."""

@@ -9,7 +9,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
+from counterfoil.server.api.auth import let_in
 from counterfoil.server.core.errors import invariant
+
+OPEN: Final = "nothing"
+"""What a call needs that asks for no key."""
 
 NEEDS: Final = "x-needs"
 """Under which name a route's description says what a key needs for it. No route is without."""
@@ -56,10 +60,17 @@ class RawRoute(APIRoute):
         )
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            if self.needs != OPEN:
+                access = scope["app"].state.parts.access
+                await let_in(access, scope, needs=self.needs, call=self.call_of(scope))
             response = await endpoint(Request(scope, receive, send))
             await response(scope, receive, send)
 
         self.app = serve
+
+    def call_of(self, scope: Scope) -> str:
+        """What is called, for the book: the method and the route, never what a caller chose."""
+        return f"{scope['method']} {self.path_format}"
 
 
 class Answer:
