@@ -1,9 +1,9 @@
 """What the service writes about itself, to standard error: one event a line.
 
 structlog's own events and those of the standard library (uvicorn, psycopg) take the same
-way and look alike; each bears the request's id where there is one. Bodies, keys and
-addresses with passwords are never logged: for that reason stack traces come without the
-values of local variables, which both renderers would show if they were let.
+way and look alike; where a request caused one, it bears the request's id and the caller's
+address. Bodies, keys and addresses with passwords are never logged: for that reason stack traces
+come without the values of local variables, which both renderers would show if they were let.
 """
 
 import logging
@@ -11,13 +11,14 @@ import sys
 
 import structlog
 
+from counterfoil.server.api.middleware import tell_whose
 from counterfoil.server.core.settings import LogFormat, LogLevel
 
 
 def set_up(log_format: LogFormat, log_level: LogLevel) -> None:
     """Configure logging for this process. Calling it again changes the configuration."""
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        tell_whose,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -51,6 +51,8 @@ _WHITESPACE_AND_COLON_BYTES: Final = 4
 
 _UNAUTHENTICATED: Final = problems.UNAUTHENTICATED.status
 
+_CLOSE: Final = (b"connection", b"close")
+
 _FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding"})
 """The headers that tell a parser where a body ends."""
 
@@ -212,7 +214,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", request_id.encode()),
             *FIXED_HEADERS,
-            (b"connection", b"close"),
+            _CLOSE,
         ]
         if self.scheme == "https":
             headers.append(STRICT_TRANSPORT)
@@ -367,14 +369,12 @@ class _Answering:
 def _whole_answer(
     status: int, headers: Collection[tuple[bytes, bytes]], body: bytes, cycle: RequestResponseCycle
 ) -> bytes:
-    lines = [STATUS_LINE[status]]
-    for name, value in (*cycle.default_headers, *headers):
-        if name == b"connection" and value == b"close":
-            cycle.keep_alive = False
-        lines.append(b"%b: %b\r\n" % (name, value))
-    head = b"".join(lines)
+    if _CLOSE in headers:
+        cycle.keep_alive = False
+    elif not cycle.keep_alive:
+        headers = [*headers, _CLOSE]
+    fields = [*cycle.default_headers, *headers]
+    head = STATUS_LINE[status] + b"\r\n".join(map(b": ".join, fields))
     # A line's end within a value would begin a header, or an answer, of its own.
-    invariant(head.count(b"\n") == len(lines) == head.count(b"\r"), "a header is one line")
-    if not cycle.keep_alive and (b"connection", b"close") not in headers:
-        head += b"connection: close\r\n"
-    return head + b"\r\n" + body
+    invariant(head.count(b"\n") == len(fields) == head.count(b"\r"), "a header is one line")
+    return head + b"\r\n\r\n" + body

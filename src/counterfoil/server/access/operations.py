@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -35,9 +35,12 @@ _NO_SUCH_KEY: Final = "There is no key with this id."
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a call made: its JSON, and whether it was made by an earlier call with the same key."""
+    """What a call made: its JSON, and whether it was made by an earlier call with the same key.
 
-    text: str
+    A new key's text stands in the JSON, and so the JSON in no ``repr``.
+    """
+
+    text: str = field(repr=False)
     replayed: bool
 
 

@@ -1,7 +1,7 @@
 """The door of keys and tenants to the database: the only caller of its SQL."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
@@ -31,7 +31,7 @@ class StoredKey:
     name: str
     scopes: tuple[str, ...]
     mode: Mode
-    digest: bytes
+    digest: bytes = field(repr=False)
     expires_at: str | None
     rate_per_second: int | None
     rate_burst: int | None

@@ -143,8 +143,8 @@ class Settings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError(
-                "of COUNTERFOIL_TLS_CERT and COUNTERFOIL_TLS_KEY (--tls-cert and --tls-key) "
-                "only one is given; TLS needs both"
+                "COUNTERFOIL_TLS_CERT and COUNTERFOIL_TLS_KEY (--tls-cert and --tls-key) belong "
+                "together, and only one is given"
             )
         return self
 
