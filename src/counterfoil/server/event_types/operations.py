@@ -12,12 +12,15 @@ from counterfoil.server.core.document import encode, parse
 from counterfoil.server.core.errors import (
     Busy,
     CounterfoilError,
+    DatabaseUnavailable,
     EffectRefused,
     EventTypeNotFound,
     FieldError,
     InvalidInput,
     NarrowingChange,
+    NotWritten,
     PayloadMismatch,
+    ReadTooSlow,
     RulesChanged,
     TooMany,
     UnregisteredType,
@@ -71,12 +74,15 @@ class EventTypes:
         Raises:
             PayloadMismatch, UnregisteredType: it does not keep to them.
             Busy: the rules change faster than it can be judged.
+            NotWritten: the rules cannot be read now.
             Everything else that ``Log.append`` raises.
         """
         for _ in range(limits.RULES_TRIES_MAX):
-            rules = await self._registry.rules(tenant_id)
             try:
+                rules = await self._registry.rules(tenant_id)
                 await self._registry.check(tenant_id, rules, asked.events)
+            except (DatabaseUnavailable, ReadTooSlow) as error:
+                raise NotWritten(f"{error} Nothing was written.") from error
             except (PayloadMismatch, UnregisteredType) as refusal:
                 if asked.keyed:
                     return await self._answered_before(tenant_id, asked, refusal)
