@@ -24,7 +24,7 @@ TRIAL_SECONDS_MAX: Final = 120.0
 STOP_SECONDS_MAX: Final = 30.0
 """What it may take to give back what it holds, when it has to be stopped."""
 
-UNCHANGED_SECONDS_MAX: Final = 300.0
+UNCHANGED_SECONDS_MAX: Final = 900.0
 """What the named tests may take together where nothing is wrong."""
 
 TEST_SECONDS_MAX: Final = 40

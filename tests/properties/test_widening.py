@@ -7,12 +7,18 @@ validator itself. That it does speak where it must is held by changes that narro
 
 from typing import Any
 
-from hypothesis import assume, given, settings
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from counterfoil.server.core.errors import InvalidInput
 from counterfoil.server.event_types.schemas import CompiledSchema, judge_schema
 from counterfoil.server.event_types.widening import narrowing
+
+pytestmark = pytest.mark.timeout(180)
+
+# Pairs of schemas that are both allowed are few among those that are made up.
+SLOW = [HealthCheck.filter_too_much, HealthCheck.too_slow]
 
 NAMES = st.sampled_from(["a", "b"])
 SMALL = st.integers(0, 3)
@@ -89,7 +95,7 @@ def usable(schema: dict[str, Any]) -> bool:
     return True
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=SLOW)
 @given(
     old=SCHEMAS,
     other=SCHEMAS,
@@ -113,7 +119,7 @@ def test_what_counts_as_wider_accepts_what_was_accepted(
         assert not before.accepts(payload) or after.accepts(payload), (old, new, payload)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=SLOW)
 @given(schema=SCHEMAS, other=SCHEMAS)
 def test_the_same_schema_and_one_that_asks_nothing_are_no_narrowing(
     schema: dict[str, Any], other: dict[str, Any]
