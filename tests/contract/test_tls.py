@@ -16,7 +16,8 @@ from counterfoil.server.core.settings import Settings, SettingsError
 from counterfoil.server.tls import tls_context
 from tests.contract.conftest import KEY, open_door
 from tests.support.certificates import Certificate, encrypted, make_certificate
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, Database
+from tests.support.command_line import counterfoil, started
 from tests.support.service import Service, running_service
 
 pytestmark = pytest.mark.promise("P7")
@@ -140,6 +141,46 @@ def test_over_tls_too_a_refusal_arrives_though_its_body_is_not_read(
         answer = stranger.client.post("/events/batch", content=b"x" * 3_000_000)
 
     assert answer.status_code == 401
+
+
+def test_serve_takes_certificate_and_key_as_options(
+    database: Database, certificate: Certificate
+) -> None:
+    """They win over the variables."""
+    options = (
+        "--port",
+        "0",
+        "--tls-cert",
+        str(certificate.cert),
+        "--tls-key",
+        str(certificate.key),
+    )
+    elsewhere = {"COUNTERFOIL_TLS_CERT": "nowhere.pem", "COUNTERFOIL_TLS_KEY": "nowhere.pem"}
+    with started("serve", *options, DATABASE_URL=database.url, API_KEY=KEY, **elsewhere) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[-1]
+        context = ssl.create_default_context(cafile=str(certificate.cert))
+        with httpx2.Client(base_url=address, verify=context) as client:
+            assert client.get("/health/live").status_code == 200
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("command", ["serve", "dev"])
+def test_a_start_with_files_that_do_not_fit_ends_with_a_sentence(
+    command: str, certificate: Certificate
+) -> None:
+    refused = counterfoil(
+        command,
+        *("--port", "0"),
+        DATABASE_URL="postgresql://nowhere.invalid/book",
+        COUNTERFOIL_TLS_CERT=str(certificate.key),
+        COUNTERFOIL_TLS_KEY=str(certificate.key),
+    )
+
+    assert refused.returncode == 2
+    assert "COUNTERFOIL_TLS_CERT (--tls-cert) holds no certificate" in refused.stderr
+    assert refused.stdout == ""
 
 
 # --- Files that do not fit ----------------------------------------------------------

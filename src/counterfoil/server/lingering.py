@@ -19,16 +19,29 @@ from counterfoil.server.core import limits
 
 
 def linger(
-    connection: asyncio.Protocol, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
+    connection: asyncio.Protocol,
+    transport: asyncio.Transport,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    thrown_away_bytes: int,
 ) -> None:
-    """Close a connection that has nothing more to say. Its protocol hears of the end only."""
+    """Close a connection that has nothing more to say. Its protocol hears of the end only.
+
+    Args:
+        connection: the protocol until now.
+        transport: what it writes to.
+        loop: in which it runs.
+        thrown_away_bytes: how much of the last request was thrown away already.
+    """
     if transport.is_closing():
         return
     # TLS has no half of a connection to close; there the answer's own length ends it.
     if transport.can_write_eof():
         transport.write_eof()
-    transport.set_protocol(_Lingering(connection, transport, loop))
+    lingering = _Lingering(connection, transport, loop)
+    transport.set_protocol(lingering)
     transport.resume_reading()
+    lingering.count(thrown_away_bytes)
 
 
 class _Lingering(asyncio.Protocol):
@@ -47,7 +60,11 @@ class _Lingering(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self._thrown_away_bytes += len(data)
+        self.count(len(data))
+
+    def count(self, thrown_away_bytes: int) -> None:
+        """Count what was thrown away, and read no more where it was enough."""
+        self._thrown_away_bytes += thrown_away_bytes
         if self._thrown_away_bytes > limits.UNREAD_BODY_BYTES_MAX:
             self._transport.pause_reading()
 

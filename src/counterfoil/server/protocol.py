@@ -12,8 +12,10 @@ a row is closed with the last of them.
 
 Three of its gaps are closed as well. A request that offers another protocol (``Upgrade: h2c``,
 as curl and Java do by themselves) lost its body, and the body was then read as the next
-request; here the offer is passed over. And of several requests that were sent ahead of their
-answers, only the last learned that its caller had gone.
+request; here the offer is passed over. Of several requests that were sent ahead of their
+answers, only the last learned that its caller had gone. And what may follow a body in chunks
+(trailers) was added to the headers, without a bound and after the key had been asked for; here it
+is dropped.
 """
 
 import secrets
@@ -245,7 +247,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _end_gently(self) -> None:
         self._stop_waiting()
-        linger(self, self.transport, self.loop)
+        linger(self, self.transport, self.loop, thrown_away_bytes=self._unread_bytes)
 
     def _read(self, data: bytes) -> None:
         try:
