@@ -221,6 +221,15 @@ def test_a_registration_is_answered_again_when_it_would_narrow_by_now(
         ({"properties": {"a": {"pattern": "(?=a)"}}}, "/schema/properties/a/pattern"),
         ({"properties": {"a": {"pattern": "(a{1000}){1000}"}}}, "/schema/properties/a/pattern"),
         ({"properties": {"a": 1}}, "/schema/properties/a"),
+        ({"properties": {"a": {"format": []}}}, "/schema/properties/a/format"),
+        ({"type": 5}, "/schema/type"),
+        ({"then": {"required": ["a"]}}, "/schema/then"),
+        ({"minContains": 1}, "/schema/minContains"),
+        # Two ways to write one name: what is judged must be what is followed.
+        (
+            {"$defs": {"a%62": {}, "ab": {"properties": {"a": {"$ref": "#/$defs/a%62"}}}}},
+            "/schema/$defs",
+        ),
         ({"$dynamicRef": "#a"}, "/schema/$dynamicRef"),
         ({"$schema": "http://json-schema.org/draft-07/schema#"}, "/schema/$schema"),
         (

@@ -194,7 +194,7 @@ SCHEMA_NODES_MAX: Final = 2_000
 """Parts of a schema with every reference written out: each may be asked at each place of a
 payload, and a payload has up to ``PAYLOAD_BYTES_MAX``."""
 
-SCHEMA_PATTERN_BYTES_MAX: Final = 1024 * 1024
+SCHEMA_PATTERN_BYTES_MAX: Final = 32 * 1024
 """What one compiled pattern of a schema may take."""
 
 RULES_TRIES_MAX: Final = 10

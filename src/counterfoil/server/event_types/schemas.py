@@ -7,8 +7,9 @@ the next, so what they may ask for is bounded before anything is compiled:
 * Nothing is fetched: ``$ref`` leads to ``#/$defs/<name>`` of the same schema, and to itself by
   no way at all. A schema that refers to itself, under two branches, multiplies the work with
   every level of a payload.
-* With every reference written out, a schema has at most ``SCHEMA_NODES_MAX`` parts. Each is
-  asked at most once at each place of a payload, which is bounded itself.
+* With every reference written out, a schema has at most ``SCHEMA_NODES_MAX`` parts. That does not
+  bound parts times places of a payload, nor ``uniqueItems``, which is quadratic, nor the naming
+  of faults under ``anyOf``: a tenant's admin can still make a check take seconds (SECURITY.md).
 * Patterns run in linear time (no look-around, no back-references), and are bounded in size.
 * Every keyword is known. A misspelt ``requried`` would accept everything, and say nothing.
 
@@ -16,6 +17,7 @@ Whole numbers come as ``int`` and all others as ``Decimal`` (``core/document.py`
 as in payloads; jsonschema-rs compares them exactly, so that 19.99 is a multiple of 0.01.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, TypeAlias
@@ -70,6 +72,10 @@ FORMATS: Final = frozenset({"date", "date-time", "email", "ipv4", "ipv6", "time"
 
 _KNOWN: Final = ONE_SCHEMA | SCHEMAS_BY_NAME | LISTED_SCHEMAS | PLAIN | ANNOTATIONS
 _DEFS: Final = "#/$defs/"
+_DEF_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""Nothing that a reference could write in two ways: a reader that decodes `%62` would follow it
+to another place than was judged."""
+
 _PATTERNS: Final = jsonschema_rs.RegexOptions(
     size_limit=limits.SCHEMA_PATTERN_BYTES_MAX, dfa_size_limit=limits.SCHEMA_PATTERN_BYTES_MAX
 )
@@ -159,7 +165,7 @@ def _faults(schema: object, root: Mapping[str, Any], path: Path) -> Iterator[Fie
         yield FieldError(pointer_to(path), "A schema is an object, `true` or `false`.")
         return
     for keyword, value in schema.items():
-        message = _fault(keyword, value, root, is_root=schema is root)
+        message = _fault(keyword, value, schema, root)
         if message is not None:
             yield FieldError(pointer_to((*path, keyword)), message)
     for below, part in parts_of(schema):
@@ -169,8 +175,11 @@ def _faults(schema: object, root: Mapping[str, Any], path: Path) -> Iterator[Fie
             yield from _faults(part, root, (*path, "$defs", name))
 
 
-def _fault(keyword: str, value: Any, root: Mapping[str, Any], *, is_root: bool) -> str | None:
-    """Why a keyword may not stand here with this value."""
+def _fault(
+    keyword: str, value: Any, beside: Mapping[str, Any], root: Mapping[str, Any]
+) -> str | None:
+    """Why a keyword may not stand here with this value, ``beside`` these others."""
+    is_root = beside is root
     if keyword not in _KNOWN and not keyword.startswith("x-"):
         return (
             f"{quote(keyword)} is no keyword that payloads are held against here. Check its "
@@ -187,9 +196,15 @@ def _fault(keyword: str, value: Any, root: Mapping[str, Any], *, is_root: bool) 
                 "`$ref` leads to a schema below `$defs` of this one, as `#/$defs/money`. Nothing "
                 "is fetched."
             )
-        case "format" if value not in FORMATS:
+        case "$defs" if not all(map(_DEF_NAME.fullmatch, _defs(root))):
+            fault = "A name below `$defs` has 1 to 128 letters, digits and `._-`."
+        case "then" | "else" if "if" not in beside:
+            fault = f"`{keyword}` without `if` asks nothing."
+        case "minContains" | "maxContains" if "contains" not in beside:
+            fault = f"`{keyword}` without `contains` asks nothing."
+        case "format" if not isinstance(value, str) or value not in FORMATS:
             fault = f"`format` is one of {', '.join(sorted(FORMATS))}; use `pattern` for others."
-        case "type" if is_root and "object" not in ([value] if isinstance(value, str) else value):
+        case "type" if is_root and "object" not in (value if isinstance(value, list) else [value]):
             fault = "A payload is an object, and this schema accepts none."
     return fault
 
