@@ -19,6 +19,10 @@ set role counterfoil_service;
 -- name: bound_statements
 select set_config('statement_timeout', %(milliseconds)s, false);
 
+-- name: act_for_tenant
+-- Whose rows this transaction may see: sent in one pipeline with the statement that it is for.
+select set_config('counterfoil.tenant_id', %(tenant_id)s::text, true);
+
 -- name: act_for_operator
 select set_config('counterfoil.tenant_id', '1', true);
 

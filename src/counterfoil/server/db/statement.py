@@ -36,7 +36,11 @@ Row: TypeAlias = "tuple[str | None, ...]"
 """A row as PostgreSQL wrote it."""
 
 _PLACEHOLDER: Final = re.compile(r"%\((?P<name>[a-z_]+)\)s")
-_TENANT: Final = b"select set_config('counterfoil.tenant_id', $1, true)"
+_TENANT: Final = (
+    sqlfile.load("counterfoil.server.db", "pool.sql")["act_for_tenant"]
+    .replace("%(tenant_id)s", "$1")
+    .encode()
+)
 _TENANT_NAME: Final = b"counterfoil_tenant"
 _ANSWERED: Final = frozenset({pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK})
 
