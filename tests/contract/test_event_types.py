@@ -230,6 +230,10 @@ def test_a_registration_is_answered_again_when_it_would_narrow_by_now(
             {"$defs": {"a%62": {}, "ab": {"properties": {"a": {"$ref": "#/$defs/a%62"}}}}},
             "/schema/$defs",
         ),
+        # What the checker would compare with itself, entry by entry, before it is judged.
+        ({"required": [0.5, 1.5]}, "/schema/required"),
+        ({"type": [0.5, 1.5]}, "/schema/type"),
+        ({"dependentRequired": {"a": [0.5]}}, "/schema/dependentRequired"),
         ({"$dynamicRef": "#a"}, "/schema/$dynamicRef"),
         ({"$schema": "http://json-schema.org/draft-07/schema#"}, "/schema/$schema"),
         (
@@ -254,6 +258,67 @@ def test_a_schema_that_doubles_with_every_level_is_refused(admin: Holder) -> Non
     schema = {"$defs": levels, "properties": {"a": {"$ref": "#/$defs/l39"}}}
     refused = admin.ask("PUT", "/event-types/flag", json={"schema": schema})
     assert_problem(refused, 422, "invalid-input", "/schema")
+
+
+def test_references_that_lead_too_deep_are_refused(admin: Holder) -> None:
+    levels: dict[str, Any] = {"l0": {"type": "string"}}
+    for n in range(1, 1_000):
+        levels[f"l{n}"] = {"items": {"$ref": f"#/$defs/l{n - 1}"}}
+    schema = {"$defs": levels, "properties": {"a": {"$ref": "#/$defs/l999"}}}
+    refused = admin.ask("PUT", "/event-types/flag", json={"schema": schema})
+    assert (
+        "more than 100 deep" in assert_problem(refused, 422, "invalid-input", "/schema")["detail"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ([f"^{n}$" for n in range(101)], "100 patterns"),
+        ([f"^.{{1,140}}{n}$" for n in range(10)], "Compiled, the patterns"),
+    ],
+)
+def test_patterns_that_would_take_too_much_together_are_refused(
+    admin: Holder, patterns: list[str], message: str
+) -> None:
+    schema = {"properties": {f"p{n}": {"pattern": text} for n, text in enumerate(patterns)}}
+    refused = admin.ask("PUT", "/event-types/flag", json={"schema": schema})
+    assert message in assert_problem(refused, 422, "invalid-input", "/schema")["detail"]
+
+
+def test_a_schema_that_nothing_can_be_held_against_in_time_is_refused(admin: Holder) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(15):
+        schema = {"allOf": [schema], "unevaluatedProperties": False}
+    refused = admin.ask("PUT", "/event-types/flag", json={"schema": schema})
+    assert "Not even an empty" in assert_problem(refused, 422, "invalid-input", "/schema")["detail"]
+
+
+BRANCHES: dict[str, Any] = {
+    "properties": {"v": {"items": {"anyOf": [*({"maximum": -n} for n in range(1, 300)), {}]}}}
+}
+"""Every entry of `v` is held against 300 schemas."""
+
+
+def test_a_payload_that_could_hold_up_the_process_is_refused_before_it_is_checked(
+    admin: Holder, agent: Holder
+) -> None:
+    assert register(admin, schema=BRANCHES).status_code == 201
+    assert flag(agent, {"v": [1] * 100}).status_code == 201
+    head = agent.head()
+    refused = assert_problem(flag(agent, {"v": [1] * 20_000}), 422, "payload-mismatch", "/payload")
+    assert "12,040,008 steps" in refused["detail"]
+    assert "Send less in one event" in refused["detail"]
+    assert agent.head() == head
+
+
+def test_a_batch_that_could_hold_up_the_process_is_refused(admin: Holder, agent: Holder) -> None:
+    assert register(admin, schema=BRANCHES).status_code == 201
+    event = {"agent_name": "fraud_agent", "event_type": "flag", "payload": {"v": [1] * 3_000}}
+    assert agent.post("/events/batch", {"events": [event] * 11}).status_code == 201
+    refused = agent.post("/events/batch", {"events": [event] * 12})
+    document = assert_problem(refused, 422, "payload-mismatch", "/events/11/payload")
+    assert "fewer events" in document["detail"]
 
 
 def test_a_tenant_can_refuse_types_without_a_schema(admin: Holder, agent: Holder) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from counterfoil.server.core import limits
+from counterfoil.server.core.errors import FieldError
 from counterfoil.server.event_types.widening import narrowing
 
 
@@ -39,6 +41,12 @@ MONEY = {"type": "integer", "minimum": 0}
         (of({"$ref": "#/$defs/m"}, **{"$defs": {"m": MONEY}}), of(MONEY)),
         (of(MONEY), of({"$ref": "#/$defs/m", "description": "…"}, **{"$defs": {"m": MONEY}})),
         (of(False), of({"type": "string"})),
+        # What has branches, and asks for more beside them.
+        (
+            {"anyOf": [of(MONEY), of(True)], "minProperties": 1},
+            {"anyOf": [{"anyOf": [of(MONEY), of(True)]}, of(False)]},
+        ),
+        ({"oneOf": [of(MONEY)], "not": of(False)}, {"anyOf": [of(MONEY), {"required": ["n"]}]}),
     ],
 )
 def test_what_accepts_all_that_was_accepted_is_no_narrowing(
@@ -93,3 +101,26 @@ def test_what_may_refuse_more_is_named_at_its_place(
     errors = narrowing(old, new)
     assert pointer in [error.pointer for error in errors]
     assert all(error.message.endswith(".") for error in errors)
+
+
+def too_large(errors: list[FieldError]) -> bool:
+    return [error.pointer for error in errors] == ["/schema"] and (
+        "too large to be compared" in errors[0].message
+    )
+
+
+def test_what_takes_too_long_to_prove_counts_as_narrowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Branches are held against branches, within one another: a hostile pair would take for ever."""
+    old: dict[str, Any] = {"anyOf": [{"required": [f"a{n}"]} for n in range(50)]}
+    new: dict[str, Any] = {"anyOf": [*old["anyOf"], {"required": ["b"]}]}
+    assert narrowing(old, new) == []
+    monkeypatch.setattr(limits, "PROOF_STEPS_MAX", 10_000)
+    assert too_large(narrowing(old, new))
+
+
+def test_trying_values_is_part_of_the_proof_that_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers = [Decimal(f"{n}.5") for n in range(200)]
+    monkeypatch.setattr(limits, "PROOF_STEPS_MAX", 1_000_000)
+    assert too_large(narrowing(of({"enum": numbers}), of({"enum": numbers[::-1]})))

@@ -190,12 +190,34 @@ EVENT_TYPES_MAX: Final = 1_000
 SCHEMA_BYTES_MAX: Final = 64 * 1024
 """The schema of an event type."""
 
-SCHEMA_NODES_MAX: Final = 2_000
-"""Parts of a schema with every reference written out: each may be asked at each place of a
-payload, and a payload has up to ``PAYLOAD_BYTES_MAX``."""
+SCHEMA_VALUES_MAX: Final = 10_000
+"""Values of a schema with every reference written out; a long text counts for several."""
 
-SCHEMA_PATTERN_BYTES_MAX: Final = 32 * 1024
-"""What one compiled pattern of a schema may take."""
+SCHEMA_DEPTH_MAX: Final = 100
+"""Schemas within one another, references written out. A payload is not so deep."""
+
+SCHEMA_PATTERNS_MAX: Final = 100
+"""Patterns of one schema."""
+
+SCHEMA_PATTERN_BYTES_MAX: Final = 256 * 1024
+"""What one compiled pattern of a schema may take; `^.{1,140}$` takes about as much."""
+
+SCHEMA_PATTERNS_BYTES_MAX: Final = 1024 * 1024
+"""What all of them may take together."""
+
+SCHEMA_PATTERN_STATES_BYTES_MAX: Final = 64 * 1024
+"""What it may remember while it runs; where that is not enough, it runs more slowly."""
+
+CHECK_STEPS_MAX: Final = 2_000_000
+"""Steps that holding one payload against its schema may take at most: a tenth of a second or
+so, in which the process answers nobody."""
+
+CHECK_REQUEST_STEPS_MAX: Final = 20_000_000
+"""The same for all payloads of one request together. Others are served in between."""
+
+PROOF_STEPS_MAX: Final = 20_000_000
+"""Steps for comparing two versions of a schema: a second or so. Where they do not suffice, the
+new one counts as narrower."""
 
 RULES_TRIES_MAX: Final = 10
 """How often an append is judged anew because the rules changed meanwhile."""
@@ -203,8 +225,9 @@ RULES_TRIES_MAX: Final = 10
 RULES_REMEMBERED_MAX: Final = 10_000
 """Tenants whose rules one process remembers."""
 
-SCHEMAS_REMEMBERED_MAX: Final = 2_000
-"""Compiled schemas that one process keeps, of all tenants: some tens of MiB."""
+SCHEMAS_REMEMBERED_BYTES_MAX: Final = 256 * 1024 * 1024
+"""What the compiled schemas may take that one process keeps, of all tenants. An ordinary one
+takes some tens of KiB; one that is no more needed than all others is compiled anew."""
 
 LIST_ROWS_MAX: Final = 1_000
 """Keys, tenants or event types of one page of a list."""

@@ -1,16 +1,15 @@
-"""A JSON Schema from a tenant, made into something that payloads can be held against.
+"""Which schemas a tenant may register.
 
-Checking is jsonschema-rs's (``docs/decisions/0015``): compiled once, exact with numbers of any
-length, microseconds for a payload. Schemas come from tenants, and each tenant is a rival of
-the next, so what they may ask for is bounded before anything is compiled:
+Schemas come from tenants, and each tenant is a rival of the next, in one process. So what they
+may ask for is bounded before anything is compiled, and before jsonschema-rs looks at it:
 
 * Nothing is fetched: ``$ref`` leads to ``#/$defs/<name>`` of the same schema, and to itself by
-  no way at all. A schema that refers to itself, under two branches, multiplies the work with
-  every level of a payload.
-* With every reference written out, a schema has at most ``SCHEMA_NODES_MAX`` parts. That does not
-  bound parts times places of a payload, nor ``uniqueItems``, which is quadratic, nor the naming
-  of faults under ``anyOf``: a tenant's admin can still make a check take seconds (SECURITY.md).
-* Patterns run in linear time (no look-around, no back-references), and are bounded in size.
+  no way at all.
+* With every reference written out, a schema has at most ``SCHEMA_VALUES_MAX`` values, at most
+  ``SCHEMA_DEPTH_MAX`` deep.
+* Patterns run in linear time (no look-around, no back-references), and are bounded in size and
+  number.
+* It can be held against a payload at all within ``CHECK_STEPS_MAX`` (``cost.py``).
 * Every keyword is known. A misspelt ``requried`` would accept everything, and say nothing.
 
 Whole numbers come as ``int`` and all others as ``Decimal`` (``core/document.py``), in schemas
@@ -18,100 +17,37 @@ as in payloads; jsonschema-rs compares them exactly, so that 19.99 is a multiple
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import jsonschema_rs
 
 from counterfoil.server.core import limits
-from counterfoil.server.core.document import encode, parse, pointer_to, quote
+from counterfoil.server.core.document import encode, pointer_to, quote
 from counterfoil.server.core.errors import FieldError
+from counterfoil.server.event_types.compiled import CompiledSchema, compiled, shortened
+from counterfoil.server.event_types.cost import LENGTHS_BY_KEYWORD, pattern_bytes
+from counterfoil.server.event_types.dialect import (
+    DIALECT,
+    FORMATS,
+    KNOWN,
+    PLAIN,
+    Schema,
+    definitions,
+    parts_of,
+    referred,
+)
 from counterfoil.server.log.model import Path
 from counterfoil.server.log.refusals import refuse
 
-Schema: TypeAlias = "dict[str, Any] | bool"
-
-DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-"""The one that is spoken; ``$schema`` may say so, or be left out."""
-
-ONE_SCHEMA: Final = frozenset(
-    {
-        *("additionalProperties", "propertyNames", "items", "contains", "not"),
-        *("if", "then", "else", "unevaluatedItems", "unevaluatedProperties"),
-    }
-)
-"""Keywords whose value is a schema."""
-
-SCHEMAS_BY_NAME: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs"})
-"""Keywords whose value is an object of schemas."""
-
-LISTED_SCHEMAS: Final = frozenset({"prefixItems", "allOf", "anyOf", "oneOf"})
-"""Keywords whose value is a list of schemas."""
-
-PLAIN: Final = frozenset(
-    {
-        *("type", "enum", "const", "multipleOf", "maximum", "exclusiveMaximum", "minimum"),
-        *("exclusiveMinimum", "maxLength", "minLength", "pattern", "format", "maxItems"),
-        *("minItems", "uniqueItems", "maxContains", "minContains", "maxProperties"),
-        *("minProperties", "required", "dependentRequired", "$ref"),
-    }
-)
-"""Keywords whose value is no schema, and that payloads are held against."""
-
-ANNOTATIONS: Final = frozenset(
-    {
-        *("title", "description", "$comment", "examples", "default", "deprecated"),
-        *("readOnly", "writeOnly", "$schema"),
-    }
-)
-"""Keywords that ask nothing of a payload; so does every one that begins with ``x-``."""
-
-FORMATS: Final = frozenset({"date", "date-time", "email", "ipv4", "ipv6", "time", "uri", "uuid"})
-"""The formats that a text is held against."""
-
-_KNOWN: Final = ONE_SCHEMA | SCHEMAS_BY_NAME | LISTED_SCHEMAS | PLAIN | ANNOTATIONS
-_DEFS: Final = "#/$defs/"
 _DEF_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """Nothing that a reference could write in two ways: a reader that decodes `%62` would follow it
 to another place than was judged."""
 
-_PATTERNS: Final = jsonschema_rs.RegexOptions(
-    size_limit=limits.SCHEMA_PATTERN_BYTES_MAX, dfa_size_limit=limits.SCHEMA_PATTERN_BYTES_MAX
-)
-_MESSAGE_CHARACTERS_MAX: Final = 300
-
-
-class CompiledSchema:
-    """What payloads of one version of a type are held against."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._validator = jsonschema_rs.Draft202012Validator(
-            schema, validate_formats=True, pattern_options=_PATTERNS
-        )
-
-    def accepts(self, value: object) -> bool:
-        """Whether a value fits."""
-        return self._validator.is_valid(value)
-
-    def check(self, payload: Mapping[str, Any], path: Path) -> list[FieldError]:
-        """What of a payload does not fit, each at its pointer; ``FIELD_ERRORS_MAX`` at most.
-
-        ``path`` is the event's in the body.
-        """
-        if self._validator.is_valid(payload):
-            return []
-        found = islice(
-            self._validator.iter_errors(payload),
-            limits.FIELD_ERRORS_MAX,
-        )
-        return [_error(error, (*path, "payload")) for error in found]
-
-
-def compile_stored(text: str) -> CompiledSchema:
-    """Compile a schema that was judged when it was registered, from PostgreSQL's text of it."""
-    schema: Any = parse(text.encode())
-    return CompiledSchema(schema)
+_TYPES: Final = ("array", "boolean", "integer", "null", "number", "object", "string")
+_TEXT_BYTES_A_VALUE: Final = 64
+"""A long text among the values of a schema counts for several."""
 
 
 def judge_schema(schema: dict[str, Any]) -> CompiledSchema:
@@ -136,25 +72,28 @@ def judge_schema(schema: dict[str, Any]) -> CompiledSchema:
     if errors:
         raise refuse(errors)
     try:
-        return CompiledSchema(schema)
+        # As it was sent, so that what is wrong is found where it was sent.
+        compiled(schema)
     except jsonschema_rs.ValidationError as error:
         pointer = pointer_to(("schema", *error.instance_path))
-        raise refuse([FieldError(pointer, _shortened(error.message))]) from None
+        raise refuse([FieldError(pointer, shortened(error.message))]) from None
     except ValueError as error:
-        raise refuse([FieldError("/schema", _shortened(str(error)))]) from None
+        raise refuse([FieldError("/schema", shortened(str(error)))]) from None
+    judged = CompiledSchema(schema)
+    if judged.effort({}).steps > limits.CHECK_STEPS_MAX:
+        raise refuse(
+            [
+                FieldError(
+                    "/schema",
+                    "Not even an empty payload could be held against this schema in the time "
+                    "that a check may take. Ask for less.",
+                )
+            ]
+        )
+    return judged
 
 
-def parts_of(schema: Mapping[str, Any]) -> Iterator[tuple[Path, Schema]]:
-    """The schemas right below this one, but for ``$defs``, each with its path."""
-    for keyword, value in schema.items():
-        if keyword in ONE_SCHEMA:
-            yield (keyword,), value
-        elif keyword in SCHEMAS_BY_NAME and keyword != "$defs" and isinstance(value, dict):
-            for name, part in value.items():
-                yield (keyword, name), part
-        elif keyword in LISTED_SCHEMAS and isinstance(value, list):
-            for index, part in enumerate(value):
-                yield (keyword, index), part
+# --- What may not be asked for ----------------------------------------------------
 
 
 def _faults(schema: object, root: Mapping[str, Any], path: Path) -> Iterator[FieldError]:
@@ -170,8 +109,8 @@ def _faults(schema: object, root: Mapping[str, Any], path: Path) -> Iterator[Fie
             yield FieldError(pointer_to((*path, keyword)), message)
     for below, part in parts_of(schema):
         yield from _faults(part, root, (*path, *below))
-    if schema is root and isinstance(defs := schema.get("$defs"), dict):
-        for name, part in defs.items():
+    if schema is root:
+        for name, part in definitions(root).items():
             yield from _faults(part, root, (*path, "$defs", name))
 
 
@@ -180,7 +119,7 @@ def _fault(
 ) -> str | None:
     """Why a keyword may not stand here with this value, ``beside`` these others."""
     is_root = beside is root
-    if keyword not in _KNOWN and not keyword.startswith("x-"):
+    if keyword not in KNOWN and not keyword.startswith("x-"):
         return (
             f"{quote(keyword)} is no keyword that payloads are held against here. Check its "
             "spelling; a note of your own begins with `x-`."
@@ -191,97 +130,186 @@ def _fault(
             fault = f"`$schema` is `{DIALECT}`, or is left out."
         case "$defs" if not is_root:
             fault = "`$defs` stands at the top of the schema only."
-        case "$ref" if not _leads_to_one_of(_defs(root), value):
+        case "$defs" if not all(map(_DEF_NAME.fullmatch, definitions(root))):
+            fault = "A name below `$defs` has 1 to 128 letters, digits and `._-`."
+        case "$ref" if referred(value) not in definitions(root):
             fault = (
                 "`$ref` leads to a schema below `$defs` of this one, as `#/$defs/money`. Nothing "
                 "is fetched."
             )
-        case "$defs" if not all(map(_DEF_NAME.fullmatch, _defs(root))):
-            fault = "A name below `$defs` has 1 to 128 letters, digits and `._-`."
-        case "then" | "else" if "if" not in beside:
-            fault = f"`{keyword}` without `if` asks nothing."
-        case "minContains" | "maxContains" if "contains" not in beside:
-            fault = f"`{keyword}` without `contains` asks nothing."
-        case "format" if not isinstance(value, str) or value not in FORMATS:
-            fault = f"`format` is one of {', '.join(sorted(FORMATS))}; use `pattern` for others."
-        case "type" if is_root and "object" not in (value if isinstance(value, list) else [value]):
+        case "type" if is_root and _is_type(value) and "object" not in value:
             fault = "A payload is an object, and this schema accepts none."
+        case _ if keyword in _LED_BY and _LED_BY[keyword] not in beside:
+            fault = f"`{keyword}` without `{_LED_BY[keyword]}` asks nothing."
+        case _ if keyword in _MUST_BE and not _MUST_BE[keyword][0](value):
+            fault = f"`{keyword}` is {_MUST_BE[keyword][1]}."
     return fault
 
 
-def _leads_to_one_of(defs: Mapping[str, Any], reference: object) -> bool:
-    return (
-        isinstance(reference, str)
-        and reference.startswith(_DEFS)
-        and reference.removeprefix(_DEFS) in defs
-    )
+def _is_type(value: object) -> bool:
+    types = value if isinstance(value, list) else [value]
+    return 1 <= len(types) <= len(_TYPES) and all(kind in _TYPES for kind in types)
 
 
-def _defs(root: Mapping[str, Any]) -> Mapping[str, Any]:
-    defs = root.get("$defs")
-    return defs if isinstance(defs, dict) else {}
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_names_by_name(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_are_names, value.values()))
+
+
+def _is_format(value: object) -> bool:
+    return isinstance(value, str) and value in FORMATS
+
+
+_LED_BY: Final = {
+    "then": "if",
+    "else": "if",
+    "minContains": "contains",
+    "maxContains": "contains",
+}
+"""Keywords that mean something only beside another."""
+
+_MUST_BE: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
+    "format": (_is_format, f"one of {', '.join(sorted(FORMATS))}; use `pattern` for others"),
+    # The checker would compare every two entries of these, before it looks at what they are.
+    "type": (_is_type, f"one or several of {', '.join(_TYPES)}"),
+    "required": (_are_names, "a list of names"),
+    "dependentRequired": (_are_names_by_name, "an object of lists of names"),
+}
+"""What the values of some keywords have to be; of the others, the checker tells it."""
+
+
+# --- What would be too much -------------------------------------------------------
+
+
+class _Extent(NamedTuple):
+    """How large a schema is with its references written out."""
+
+    values: int
+    depth: int
+
+
+class _TooMuchError(Exception):
+    """A schema is too large, with where and why."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.error = FieldError(pointer_to(("schema", *path)), message)
 
 
 def _too_much(root: dict[str, Any]) -> list[FieldError]:
-    """What is wrong with the size of the schema, its references written out."""
-    sizes: dict[str, int] = {}
+    """What is wrong with the size of a schema whose keywords are all known."""
+    extents = _Extents(root)
     try:
-        for name in _defs(root):
-            _size_of({"$ref": f"{_DEFS}{name}"}, root, (), sizes)
-        _size_of(root, root, (), sizes)
-    except RecursionError as error:
-        return [
-            FieldError(
-                pointer_to(("schema", "$defs", str(error))),
+        for name in definitions(root):
+            extents.of({"$ref": f"#/$defs/{name}"}, (), 0)
+        extents.of(root, (), 0)
+    except _TooMuchError as refusal:
+        return [refusal.error]
+    return _too_many(list(_patterns(root, ("schema",))))
+
+
+def _too_many(patterns: list[tuple[Path, object]]) -> list[FieldError]:
+    """What is wrong with the patterns of a schema, and with all of them together."""
+    if len(patterns) > limits.SCHEMA_PATTERNS_MAX:
+        message = (
+            f"A schema may have {limits.SCHEMA_PATTERNS_MAX} patterns; this one has "
+            f"{len(patterns):,}."
+        )
+        return [FieldError("/schema", message)]
+    errors = []
+    size_bytes = 0
+    for path, pattern in patterns:
+        try:
+            size_bytes += pattern_bytes(pattern)
+        except ValueError as error:
+            errors.append(FieldError(pointer_to(path), str(error)))
+    if not errors and size_bytes > limits.SCHEMA_PATTERNS_BYTES_MAX:
+        message = (
+            f"Compiled, the patterns of this schema take {size_bytes // 1024:,} KiB, and may take "
+            f"{limits.SCHEMA_PATTERNS_BYTES_MAX // 1024:,} together. {LENGTHS_BY_KEYWORD}"
+        )
+        errors.append(FieldError("/schema", message))
+    return errors[: limits.FIELD_ERRORS_MAX]
+
+
+def _patterns(schema: Schema, path: Path) -> Iterator[tuple[Path, object]]:
+    """Every pattern that a schema writes, with its place."""
+    if isinstance(schema, bool):
+        return
+    if "pattern" in schema:
+        yield (*path, "pattern"), schema["pattern"]
+    for name in schema.get("patternProperties", ()):
+        yield (*path, "patternProperties", name), name
+    for below, part in parts_of(schema):
+        yield from _patterns(part, (*path, *below))
+    for name, part in definitions(schema).items():
+        yield from _patterns(part, (*path, "$defs", name))
+
+
+class _Extents:
+    """How large the parts of a schema are, each definition measured once."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._definitions = definitions(root)
+        self._known: dict[str, _Extent] = {}
+
+    def of(self, schema: Schema, open_defs: tuple[str, ...], depth: int) -> _Extent:
+        """Measure a schema that stands so deep, inside these definitions.
+
+        Raises ``_TooMuchError``.
+        """
+        if isinstance(schema, bool):
+            return _Extent(1, 1)
+        if depth > limits.SCHEMA_DEPTH_MAX:
+            raise _too_deep()
+        below = [self.of(part, open_defs, depth + 1) for _, part in parts_of(schema)]
+        name = referred(schema.get("$ref"))
+        if name is not None:
+            below.append(self._of_definition(name, open_defs, depth + 1))
+        values = (
+            1 + sum(map(_values_of, _plain_values(schema))) + sum(each.values for each in below)
+        )
+        deepest = 1 + max((each.depth for each in below), default=0)
+        if depth + deepest > limits.SCHEMA_DEPTH_MAX:
+            raise _too_deep()
+        if values > limits.SCHEMA_VALUES_MAX:
+            raise _TooMuchError(
+                (),
+                "With its references written out, this schema has more than "
+                f"{limits.SCHEMA_VALUES_MAX:,} values. Ask for less of the payload.",
+            )
+        return _Extent(values, deepest)
+
+    def _of_definition(self, name: str, open_defs: tuple[str, ...], depth: int) -> _Extent:
+        if name in open_defs:
+            raise _TooMuchError(
+                ("$defs", name),
                 "This schema leads back to itself. Write out the levels that payloads have.",
             )
-        ]
-    except OverflowError:
-        return [
-            FieldError(
-                "/schema",
-                "With its references written out, this schema has more than "
-                f"{limits.SCHEMA_NODES_MAX:,} parts. Ask for less of the payload.",
-            )
-        ]
-    return []
+        if name not in self._known:
+            self._known[name] = self.of(self._definitions[name], (*open_defs, name), depth)
+        return self._known[name]
 
 
-def _size_of(
-    schema: Schema, root: Mapping[str, Any], open_defs: tuple[str, ...], sizes: dict[str, int]
-) -> int:
-    """How many parts a schema has, its references written out.
-
-    Raises ``RecursionError`` with the name of a definition that leads back to itself, and
-    ``OverflowError`` beyond ``SCHEMA_NODES_MAX``.
-    """
-    if isinstance(schema, bool):
-        return 1
-    size = 1
-    if "$ref" in schema:
-        name = schema["$ref"].removeprefix(_DEFS)
-        if name in open_defs:
-            raise RecursionError(name)
-        if name not in sizes:
-            sizes[name] = _size_of(_defs(root)[name], root, (*open_defs, name), sizes)
-        size += sizes[name]
-    for _, part in parts_of(schema):
-        size += _size_of(part, root, open_defs, sizes)
-    if size > limits.SCHEMA_NODES_MAX:
-        raise OverflowError
-    return size
+def _too_deep() -> _TooMuchError:
+    return _TooMuchError(
+        (),
+        f"With its references written out, this schema is more than {limits.SCHEMA_DEPTH_MAX} "
+        "deep. Ask for less of the payload.",
+    )
 
 
-def _error(error: jsonschema_rs.ValidationError, path: Path) -> FieldError:
-    kind = error.kind
-    place = (*path, *error.instance_path)
-    if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
-        name = kind.property
-        return FieldError(pointer_to((*place, name)), f"The schema asks for {quote(name)} here.")
-    return FieldError(pointer_to(place), _shortened(f"It does not fit the schema: {error.message}"))
+def _plain_values(schema: Mapping[str, Any]) -> Iterator[Any]:
+    return (value for keyword, value in schema.items() if keyword in PLAIN)
 
 
-def _shortened(message: str) -> str:
-    if len(message) > _MESSAGE_CHARACTERS_MAX:
-        message = f"{message[:_MESSAGE_CHARACTERS_MAX]}…"
-    return message if message.endswith((".", "…")) else f"{message}."
+def _values_of(value: Any) -> int:
+    """How many values a value is, itself and all below it."""
+    if isinstance(value, dict):
+        return 1 + sum(_values_of(name) + _values_of(each) for name, each in value.items())
+    if isinstance(value, list):
+        return 1 + sum(map(_values_of, value))
+    return 1 + (len(value) // _TEXT_BYTES_A_VALUE if isinstance(value, str) else 0)
