@@ -39,7 +39,8 @@ DEAF: Final = 10
 SETTLE_SECONDS: Final = 1.0
 """How long after the last answer an event may still be on its way to a subscriber."""
 
-MEMORY_SUBSCRIBERS: Final = (100, 1_000)
+MEMORY_SUBSCRIBERS: Final = (100, 750)
+"""The larger is as many as one tenant may have in one process."""
 
 APPENDS_CONNECTIONS: Final = 64
 

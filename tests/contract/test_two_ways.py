@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,8 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from counterfoil.server import logs
-from counterfoil.server.api.routes import OPEN, RawRoute
+from counterfoil.server.api.errors import PROBLEM_OF
+from counterfoil.server.api.routes import OPEN, REFUSED_FOR, RawRoute
 from counterfoil.server.app import create_app
 from counterfoil.server.core import metrics
 from counterfoil.server.core.settings import LogLevel, Settings
@@ -417,3 +419,55 @@ async def test_what_a_key_is_let_at_is_asked_on_both_ways(cluster: Cluster) -> N
             read = Call("GET", "/events", "type=counterfoil.audit_read")
             told = await way.ask(read.with_headers(authorization=bearer))
             assert len(json.loads(told.body)["events"]) == 1
+
+
+def test_whatever_is_answered_with_403_is_told_of() -> None:
+    answered = {error for error, problem in PROBLEM_OF.items() if problem.status == 403}
+    assert answered == set(REFUSED_FOR)
+
+
+@pytest.mark.promise("P7")
+async def test_each_refusal_of_a_right_key_is_counted_once_on_both_ways(cluster: Cluster) -> None:
+    """Of every route, whether its door refused the call or what it asks for did."""
+    key = b'{"kind": "agent", "name": "a", "scopes": ["append:t", "read:t@x"]}'
+    asked = [
+        Call("POST", "/events", body=note(1)),  # what the others ask about
+        Call("POST", "/events", body=note(1, agent_name="b")),
+        Call("POST", "/agent-events", body=note(1, event_type="u")),
+        Call("POST", "/events/batch", body=b'{"events": [%b]}' % note(1, agent_name="b")),
+        Call("POST", "/events", body=note(1, condition={"fail_if": [{"types": ["u"]}]})),
+        Call("POST", "/events/query", body=b'{"query": [{"types": ["u"]}]}'),
+        Call("GET", "/events", "type=u"),
+        Call("GET", "/events/stream"),
+        Call("GET", "/agent-events/b"),
+        Call("GET", "/events/1"),
+        *(
+            Call(method, re.sub(r"\{[^}]+\}", "1", route.path_format), body=b"{}")
+            for route in our_routes()
+            for method in sorted(route.methods or ())
+        ),
+    ]
+    seen = []
+    async with both_ways(cluster, api_key=KEY) as ways:
+        for way in ways:
+            owner = {"authorization": f"Bearer {KEY}"}
+            made = await way.ask(Call("POST", "/keys", body=key).with_headers(**owner))
+            bearer = f"Bearer {json.loads(made.body)['key']}"
+            answers = [await way.ask(call.with_headers(authorization=bearer)) for call in asked]
+            refused = Counter(
+                json.loads(answer.body)["type"].removeprefix("/problems/")
+                for answer in answers
+                if answer.status == 403
+            )
+            await way.app.state.parts.access.trail.close()  # tells what it has not told yet
+            read = Call("GET", "/events", "type=counterfoil.access_refused").with_headers(**owner)
+            events = json.loads((await way.ask(read)).body)["events"]
+            reasons = {"name": refused["name-not-yours"], "scope": refused["scope-missing"]}
+            assert [event["payload"]["reasons"] for event in events] == [reasons]
+            assert events[0]["payload"]["attempts"] == refused.total()
+            seen.append({answer.route for answer in answers if answer.status == 403})
+    assert seen[0] == seen[1]
+    # Every call that the key may not make at all, and every one that it may make in part.
+    closed = {r.path_format for r in our_routes() if r.needs.startswith(("manage", "operate"))}
+    in_part = {"/agent-events", "/agent-events/{agent_name}", "/events", "/events/batch"}
+    assert seen[0] >= closed | in_part | {"/events/query", "/events/stream", "/events/{id}"}

@@ -85,7 +85,8 @@ def _phrases_with_numbers() -> Iterator[tuple[str, str]]:
     yield loads, f"where {importing.BODY_BYTES_MAX // 1024**2} MiB are full"
     stream = "docs/guides/live-stream.md"
     yield stream, f"reads nothing for {limits.STREAM_WRITE_SECONDS_MAX:.0f} seconds"
-    yield stream, f"A process takes {limits.STREAM_SUBSCRIBERS_MAX:,} subscribers"
+    of_one = limits.STREAM_SUBSCRIBERS_MAX * limits.MUCH_HELD_SIXTEENTHS_MAX // 16
+    yield stream, f"A process takes {limits.STREAM_SUBSCRIBERS_MAX:,} subscribers, {of_one} of them"
     yield stream, f"heartbeat every {limits.STREAM_HEARTBEAT_SECONDS:.0f} seconds"
     operations = "docs/guides/operations.md"
     yield operations, f"SIGTERM stops it within {limits.SHUTDOWN_SECONDS_MAX:.0f} seconds"

@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 
 from counterfoil.server.core import limits
-from counterfoil.server.core.errors import Busy
-from counterfoil.server.log.follow import Stream, StreamItem
+from counterfoil.server.core.errors import (
+    AfterAboveHead,
+    BookRestored,
+    Busy,
+    DatabaseUnavailable,
+    Unavailable,
+)
+from counterfoil.server.log.follow import Followers, Stream, StreamItem
 from counterfoil.server.log.operations import Log
 from counterfoil.server.log.query import ReadRequest, judge_stream_parameters
 from tests.support.appends import Caller, append_request, batch_request, flag, note, stored
@@ -179,12 +185,14 @@ async def test_streams_that_come_and_go_end_no_other(log: Log, book: Book) -> No
         assert [feed.ended for feed in log._followers._feeds.values()] == [True]
 
 
-@pytest.mark.promise("P13")
+@pytest.mark.promise("P7", "P13")
 async def test_readers_who_come_at_once_are_no_more_than_there_is_room_for(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them are still asking where the book stands when the next one comes."""
-    monkeypatch.setattr(limits, "STREAM_SUBSCRIBERS_MAX", 3)
+    """All of them are still asking where the book stands when the next one comes. One tenant
+    has three quarters of the places; each that is left is there for the next."""
+    monkeypatch.setattr(limits, "STREAM_SUBSCRIBERS_MAX", 4)
+    monkeypatch.setattr(log, "_followers", Followers(log._followers._store))
 
     opened = await asyncio.gather(
         *(log.follow(1, ReadRequest(), after=None, incarnation=None) for _ in range(8)),
@@ -197,6 +205,53 @@ async def test_readers_who_come_at_once_are_no_more_than_there_is_room_for(
     for items in streams:
         await anext(items)
         await close(items)
+
+
+@pytest.mark.promise("P7", "P13")
+@pytest.mark.parametrize("fate", ["restored", "above the head", "cancelled", "database away"])
+async def test_a_reader_who_is_not_let_in_gives_its_place_back(
+    log: Log, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    """However it ends between the place and the stream; as often as there are places."""
+    monkeypatch.setattr(limits, "STREAM_SUBSCRIBERS_MAX", 4)
+    followers = Followers(log._followers._store)
+
+    async def refused() -> None:
+        coming = asyncio.create_task(
+            followers.follow(
+                1,
+                ReadRequest(),
+                after=limits.POSITION_MAX if fate == "above the head" else None,
+                incarnation="another" if fate == "restored" else None,
+            )
+        )
+        if fate == "cancelled":
+            await asyncio.sleep(0)  # it asks where the book stands
+            coming.cancel()
+        with pytest.raises(
+            (BookRestored, AfterAboveHead, asyncio.CancelledError, Unavailable)
+        ) as no:
+            await coming
+        assert not isinstance(no.value, Busy)
+
+    with monkeypatch.context() as patched:
+        if fate == "database away":
+
+            async def away(_tenant_id: int) -> None:
+                raise DatabaseUnavailable("away")
+
+            patched.setattr(followers._store, "head", away)
+        for _ in range(8):
+            await refused()
+    for _ in range(2):  # and whoever was let in gives it back when it leaves
+        items = [
+            aiter(await followers.follow(1, ReadRequest(), after=None, incarnation=None))
+            for _ in range(3)
+        ]
+        for each in items:
+            await anext(each)
+            await close(each)
+    await followers.close()
 
 
 async def test_a_reader_who_comes_while_the_service_stops_is_turned_away(log: Log) -> None:

@@ -31,7 +31,7 @@ from counterfoil.server.api.appends import Appends
 from counterfoil.server.api.door import Door
 from counterfoil.server.api.openapi import DescribedService
 from counterfoil.server.api.parts import Parts
-from counterfoil.server.api.requests import BodyAllowance
+from counterfoil.server.api.requests import body_shares
 from counterfoil.server.api.routes import OPEN, RawRoute
 from counterfoil.server.brake.operations import Brake
 from counterfoil.server.core.settings import Settings
@@ -89,7 +89,7 @@ class _Service(DescribedService):
     def __init__(self, settings: Settings, **more: Any) -> None:
         super().__init__(**more)
         self.state.settings = settings
-        self.state.body_allowance = BodyAllowance()
+        self.state.body_shares = body_shares()
 
     @functools.cached_property
     def _door(self) -> Door:

@@ -7,7 +7,10 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from counterfoil.server.api.requests import BodyAllowance, BodyTooSlow, judged_body
+from counterfoil.server.access.keyring import Admission
+from counterfoil.server.access.principal import Principal
+from counterfoil.server.access.scopes import ALL
+from counterfoil.server.api.requests import BodyTooSlow, body_shares, judged_body
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import BodyTooLarge, Busy
 
@@ -17,10 +20,10 @@ class App:
 
     def __init__(self) -> None:
         self.state = self
-        self.body_allowance = BodyAllowance()
+        self.body_shares = body_shares()
 
 
-def request_of(app: App, *messages: Message) -> Request:
+def request_of(app: App, *messages: Message, tenant_id: int = 1) -> Request:
     """A request whose body arrives in these messages; after them nothing comes."""
     waiting = list(messages)
 
@@ -34,6 +37,7 @@ def request_of(app: App, *messages: Message) -> Request:
         "type": "http",
         "app": app,
         "headers": [(b"content-type", b"application/json")],
+        "state": {"admission": Admission(Principal("a", tenant_id, "t", None, None, ALL))},
     }
     return Request(scope, receive)
 
@@ -72,15 +76,16 @@ def test_a_caller_that_leaves_has_no_body() -> None:
 
 
 def test_bodies_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODIES_BYTES_MAX", 10)
+    """One tenant's: three quarters of the whole."""
+    monkeypatch.setattr(limits, "BODIES_BYTES_MAX", 16)
     app = App()
 
     async def several() -> None:
         slow = asyncio.create_task(
-            judged_body(request_of(app, part(b"x" * 8, more=True)), bytes, bytes_max=100)
+            judged_body(request_of(app, part(b"x" * 10, more=True)), bytes, bytes_max=100)
         )
         await asyncio.sleep(0)
-        with pytest.raises(Busy):
+        with pytest.raises(Busy, match="This tenant"):
             await judged_body(request_of(app, part(b"x" * 3, more=False)), bytes, bytes_max=100)
         # Whoever fits is let in, and what was refused is not counted any more.
         fits = request_of(app, part(b"xx", more=False))
@@ -89,8 +94,51 @@ def test_bodies_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(asyncio.CancelledError):
             await slow
         # What is gone has given its room back.
-        whole = request_of(app, part(b"x" * 10, more=False))
-        assert await judged_body(whole, bytes, bytes_max=100) == b"x" * 10
+        whole = request_of(app, part(b"x" * 12, more=False))
+        assert await judged_body(whole, bytes, bytes_max=100) == b"x" * 12
+
+    asyncio.run(several())
+
+
+@pytest.mark.promise("P7", "P13")
+def test_one_tenants_bodies_leave_room_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they are slow; and the last, empty piece of them is no new one."""
+    monkeypatch.setattr(limits, "BODIES_BYTES_MAX", 160)
+    app = App()
+
+    async def several() -> None:
+        end = asyncio.Event()
+        pieces = [part(b"x" * 120, more=True)]
+
+        async def receive() -> Message:
+            if pieces:
+                return pieces.pop()
+            await end.wait()
+            return part(b"", more=False)
+
+        slow = Request(request_of(app).scope, receive)
+        arriving = asyncio.create_task(judged_body(slow, len, bytes_max=200))
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match="This tenant"):
+            await judged_body(request_of(app, part(b"x", more=False)), len, bytes_max=200)
+
+        def neighbours(size: int) -> Request:
+            return request_of(app, part(b"x" * size, more=False), tenant_id=2)
+
+        assert await judged_body(neighbours(10), len, bytes_max=200) == 10
+        with pytest.raises(Busy, match="Too many large bodies"):
+            await judged_body(neighbours(11), len, bytes_max=200)
+        with pytest.raises(BodyTooLarge):
+            await judged_body(neighbours(9), len, bytes_max=8)
+        assert await judged_body(neighbours(10), len, bytes_max=200) == 10
+        held = asyncio.create_task(
+            judged_body(request_of(app, part(b"x" * 10, more=True), tenant_id=2), len, bytes_max=99)
+        )
+        await asyncio.sleep(0)
+        end.set()
+        assert await arriving == 120
+        held.cancel()
+        await asyncio.wait([held])
 
     asyncio.run(several())
 

@@ -14,17 +14,16 @@ holds and describes every route. One that were missing here would only be slower
 from collections.abc import Callable, Iterable
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from counterfoil.server.access.operations import Access
-from counterfoil.server.access.principal import Principal
-from counterfoil.server.api.auth import Authentication, admit, let_in
+from counterfoil.server.api.auth import Authentication, admit
 from counterfoil.server.api.errors import refusal
 from counterfoil.server.api.middleware import Exchange, Surroundings
 from counterfoil.server.api.routes import Answer, RawRoute
-from counterfoil.server.core.errors import CounterfoilError, NameNotYours, ScopeMissing
+from counterfoil.server.core.errors import CounterfoilError
 
 _log = structlog.get_logger(__name__)
 
@@ -60,18 +59,12 @@ class Door:
             return
         scope["route"] = route
         exchange = Exchange(scope, send)
-        principal: Principal | None = None
         access = self._access()
         try:
             try:
-                principal = await admit(access.keyring, scope)
-                await let_in(access, scope, needs=route.needs, call=route.call_of(scope))
-                answer = await route.endpoint(Request(scope, receive))
+                await admit(access.keyring, scope)
+                answer = await route.answered(access, scope, receive)
             except CounterfoilError as error:
-                if principal is not None and isinstance(error, ScopeMissing | NameNotYours):
-                    access.trail.refused(
-                        principal, "scope" if isinstance(error, ScopeMissing) else "name"
-                    )
                 answer = refusal(error, request_id=exchange.request_id)
             if type(answer) is Answer:
                 await answer.send(send, exchange.started(answer.status, answer.headers))

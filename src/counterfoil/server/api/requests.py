@@ -19,13 +19,13 @@ from counterfoil.server.access.principal import Principal
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import (
     BodyTooLarge,
-    Busy,
     FieldError,
     InputError,
     InvalidInput,
     Location,
     UnsupportedMediaType,
 )
+from counterfoil.server.core.shares import Shares
 
 Judged = TypeVar("Judged")
 
@@ -102,25 +102,25 @@ def header(request: Request, name: str) -> str | None:
     return headers(request).only(name)
 
 
-class BodyAllowance:
-    """The memory that bodies may take together, from their arrival until they are judged.
+def body_shares() -> Shares:
+    """Make the memory that bodies may take together, from their arrival until they are judged.
 
-    The limit of one body bounds one caller; this bounds all of them together. What was
-    judged is counted by the log's queue.
+    The limit of one body bounds one caller; this bounds all of them together, and each tenant
+    among them. What was judged is counted by the log's queue.
+
+    Every body that is held here has an owner: no part of one is asked for before the key was
+    found right. What of it came by itself until then (uvicorn reads ahead, 64 KiB at the most
+    before it stops) is not counted; nor is the body of a call without a right key, which is never
+    put together, only thrown away piece by piece (``protocol.py``).
     """
-
-    def __init__(self) -> None:
-        self._held_bytes = 0
-
-    def take(self, size_bytes: int) -> None:
-        """Account for bytes that came. Raises ``Busy`` where that is too much."""
-        if self._held_bytes + size_bytes > limits.BODIES_BYTES_MAX:
-            raise Busy("Too many large bodies are arriving at once; nothing was written.")
-        self._held_bytes += size_bytes
-
-    def give_back(self, size_bytes: int) -> None:
-        """Account for bytes that are no longer held."""
-        self._held_bytes -= size_bytes
+    return Shares(
+        limits.BODIES_BYTES_MAX,
+        own_taken=(
+            "This tenant has as many large bodies arriving at once as it may have here; nothing "
+            "was written. Send them one after another, or try again later."
+        ),
+        all_taken="Too many large bodies are arriving at once; nothing was written.",
+    )
 
 
 async def judged_body(
@@ -133,7 +133,7 @@ async def judged_body(
         BodyTooLarge: it is longer than ``bytes_max``. Known as soon as more than that came,
             or was announced.
         BodyTooSlow: it did not arrive within ``limits.BODY_SECONDS_MAX``.
-        Busy: this process holds as many bodies as it may.
+        Busy: this process holds as many bodies as it may, of this tenant or of all.
     """
     sent = headers(request)
     declared = sent.only("Content-Type")
@@ -147,7 +147,8 @@ async def judged_body(
     announced = sent.first(b"content-length")
     if announced.isdecimal() and int(announced) > bytes_max:
         raise _too_large(bytes_max)
-    allowance = cast("BodyAllowance", request.app.state.body_allowance)
+    shares = cast("Shares", request.app.state.body_shares)
+    tenant_id = principal(request).tenant_id
     chunks: list[bytes] = []
     size = 0
     try:
@@ -157,7 +158,7 @@ async def judged_body(
         while True:
             if size + len(chunk) > bytes_max:
                 raise _too_large(bytes_max)
-            allowance.take(len(chunk))
+            shares.take(tenant_id, len(chunk))
             size += len(chunk)
             chunks.append(chunk)
             if not more:
@@ -171,7 +172,7 @@ async def judged_body(
             return judge(body)
         return await asyncio.to_thread(judge, body)
     finally:
-        allowance.give_back(size)
+        shares.give_back(tenant_id, size)
 
 
 def query_parameters(request: Request) -> list[tuple[str, str]]:

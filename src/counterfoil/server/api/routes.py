@@ -1,7 +1,7 @@
 """The kind of route that every call of ours is, and the answer that the hot ones give."""
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, cast
 
 from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
@@ -9,14 +9,26 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
+from counterfoil.server.access.operations import Access
 from counterfoil.server.api.auth import let_in
-from counterfoil.server.core.errors import invariant
+from counterfoil.server.core.errors import (
+    CounterfoilError,
+    NameNotYours,
+    ScopeMissing,
+    invariant,
+)
 
 OPEN: Final = "nothing"
 """What a call needs that asks for no key."""
 
 NEEDS: Final = "x-needs"
 """Under which name a route's description says what a key needs for it. No route is without."""
+
+REFUSED_FOR: Final[Mapping[type[CounterfoilError], str]] = {
+    ScopeMissing: "scope",
+    NameNotYours: "name",
+}
+"""The refusals of a key that may not do what it asks for (403), and what the trail calls each."""
 
 
 class _Anything(Convertor[str]):
@@ -60,13 +72,30 @@ class RawRoute(APIRoute):
         )
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-            if self.needs != OPEN:
-                access = scope["app"].state.parts.access
-                await let_in(access, scope, needs=self.needs, call=self.call_of(scope))
-            response = await endpoint(Request(scope, receive, send))
+            if self.needs == OPEN:
+                response = await endpoint(Request(scope, receive))
+            else:
+                response = await self.answered(scope["app"].state.parts.access, scope, receive)
             await response(scope, receive, send)
 
         self.app = serve
+
+    async def answered(self, access: Access, scope: Scope, receive: Receive) -> ASGIApp:
+        """Let an admitted caller make this call; returns the answer, to be sent.
+
+        The one place through which every call that needs a key goes, at the door and on the long
+        way alike: here it is seen that the key may make it, and counted, once, where it may not.
+
+        Raises what ``let_in`` and the endpoint raise.
+        """
+        try:
+            await let_in(access, scope, needs=self.needs, call=self.call_of(scope))
+            return cast("ASGIApp", await self.endpoint(Request(scope, receive)))
+        except CounterfoilError as error:
+            reason = REFUSED_FOR.get(type(error))
+            if reason is not None:
+                access.trail.refused(scope["state"]["admission"].principal, reason)
+            raise
 
     def call_of(self, scope: Scope) -> str:
         """What is called, for the book: the method and the route, never what a caller chose."""

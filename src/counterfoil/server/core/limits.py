@@ -116,8 +116,18 @@ BODY_SECONDS_MAX: Final = 30.0
 """How long a body may take to arrive: 4 MiB at little more than 1 Mbit/s."""
 
 BODIES_BYTES_MAX: Final = 128 * 1024 * 1024
-"""Bodies that one process holds at a time, arriving or being worked on. Beyond: 503 with
-``Retry-After``; a thousand callers with a batch each would take 4 GiB."""
+"""Bodies that one process holds at a time, arriving or being worked on; its tenants share them.
+Beyond: 503 with ``Retry-After``; a thousand callers with a batch each would take 4 GiB."""
+
+MUCH_HELD_SIXTEENTHS_MAX: Final = 12
+"""How much of what a process has for all tenants (``BODIES_BYTES_MAX``,
+``STREAM_SUBSCRIBERS_MAX``) those that hold more than little may hold together, and so one alone. A
+service with one tenant can use most of what it has; its neighbours, where there are any, always
+find a quarter."""
+
+LITTLE_HELD_SIXTEENTHS_MAX: Final = 1
+"""How much of it is little: what a tenant may hold whatever the others do. Two batches at their
+limit are arriving, or 62 live readers follow."""
 
 UNREAD_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 """What is read and thrown away of a body behind the answer that refused it: the largest body
@@ -295,7 +305,7 @@ CONNECTION_WAIT_SECONDS_MAX: Final = 3.0
 """How long a read or a group may wait for a connection of the pool."""
 
 STREAM_SUBSCRIBERS_MAX: Final = 1_000
-"""Live subscribers of one process."""
+"""Live subscribers of one process; its tenants share them (``MUCH_HELD_SIXTEENTHS_MAX``)."""
 
 STREAM_PAGE_EVENTS: Final = 500
 """Events that a stream which is behind, or the feed of all streams, reads at once."""

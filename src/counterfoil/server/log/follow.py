@@ -40,6 +40,7 @@ import structlog
 
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import AfterAboveHead, BookRestored, Busy, Unavailable
+from counterfoil.server.core.shares import Shares
 from counterfoil.server.log.query import Lead, ReadRequest, leads_of, leads_to, matches
 from counterfoil.server.log.store import FedEvent, Store
 
@@ -193,31 +194,32 @@ class Stream:
 class _Feed:
     """What is new in one book, read once for all streams of this process."""
 
-    def __init__(self, store: Store, tenant_id: int, incarnation: str, position: int) -> None:
+    def __init__(
+        self, store: Store, places: Shares, tenant_id: int, incarnation: str, position: int
+    ) -> None:
         self.store = store
         self.tenant_id = tenant_id
         self.position = position
         self.ended = False
+        self._places = places
         self._incarnation = incarnation
         self._streams: set[Stream] = set()
         self._concerned: defaultdict[Lead, set[Stream]] = defaultdict(set)
         self._bell = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"feed {tenant_id}")
 
-    @property
-    def size(self) -> int:
-        """How many streams it feeds."""
-        return len(self._streams)
-
     def enter(self, stream: Stream) -> None:
+        """Feed a stream that has a place, until it leaves."""
         self._streams.add(stream)
         for lead in stream.leads:
             self._concerned[lead].add(stream)
         metrics.STREAM_SUBSCRIBERS.inc()
 
     def leave(self, stream: Stream) -> None:
+        """Feed it no longer, and give its place back."""
         if stream in self._streams:
             self._streams.remove(stream)
+            self._places.give_back(self.tenant_id, 1)
             for lead in stream.leads:
                 self._concerned[lead].remove(stream)
                 if not self._concerned[lead]:
@@ -292,6 +294,14 @@ class Followers:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._places = Shares(
+            limits.STREAM_SUBSCRIBERS_MAX,
+            own_taken=(
+                "This tenant has as many live readers as it may have here. "
+                "Close some, or try again later."
+            ),
+            all_taken="This process accepts no more live readers now. Try again later.",
+        )
         self._feeds: dict[int, _Feed] = {}
         self._closing = False
 
@@ -308,14 +318,27 @@ class Followers:
         Raises:
             BookRestored: ``incarnation`` is given and is not the book's.
             AfterAboveHead: the book has not reached ``after``.
-            Busy: this process has ``STREAM_SUBSCRIBERS_MAX`` live readers, or is stopping.
+            Busy: this process has all the live readers that it accepts, of this tenant or of all
+                (``STREAM_SUBSCRIBERS_MAX``), or is stopping.
             DatabaseUnavailable: the book cannot be read.
         """
-        self._must_have_room()
+        self._must_not_be_closing()
+        # Before the book is asked, so that of many who come at once, no more ask than may enter.
+        self._places.take(tenant_id, 1)
+        try:
+            return await self._entered(tenant_id, filters, after=after, incarnation=incarnation)
+        except BaseException:
+            # From the entering on, the place is the stream's; whoever did not enter has none.
+            self._places.give_back(tenant_id, 1)
+            raise
+
+    async def _entered(
+        self, tenant_id: int, filters: ReadRequest, *, after: int | None, incarnation: str | None
+    ) -> Stream:
+        """Open a stream that has its place. Raises what ``follow`` raises."""
         head = await self._store.head(tenant_id)
-        # Once more: others may have come in meanwhile, or the end. From here to the entering
-        # there is no await.
-        self._must_have_room()
+        # Once more: the end may have come meanwhile. From here to the entering there is no await.
+        self._must_not_be_closing()
         if incarnation is not None and incarnation != head.incarnation:
             raise BookRestored(
                 "The book was restored from a backup since this position was read. "
@@ -328,7 +351,7 @@ class Followers:
         feed = self._feeds.get(tenant_id)
         if feed is None or feed.ended:
             feed = self._feeds[tenant_id] = _Feed(
-                self._store, tenant_id, head.incarnation, head.position
+                self._store, self._places, tenant_id, head.incarnation, head.position
             )
         stream = Stream(
             feed,
@@ -340,11 +363,9 @@ class Followers:
         feed.enter(stream)
         return stream
 
-    def _must_have_room(self) -> None:
+    def _must_not_be_closing(self) -> None:
         if self._closing:
             raise Busy("This service is stopping. Connect again.")
-        if sum(feed.size for feed in self._feeds.values()) >= limits.STREAM_SUBSCRIBERS_MAX:
-            raise Busy("This process has all the live readers that it accepts. Try again later.")
 
     def closing(self) -> None:
         """End every stream, at once and for good."""
