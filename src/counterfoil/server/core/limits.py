@@ -129,11 +129,9 @@ LITTLE_HELD_SIXTEENTHS_MAX: Final = 1
 """How much of it is little: what a tenant may hold whatever the others do. Two batches at their
 limit are arriving, or 62 live readers follow."""
 
-UNREAD_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
-"""What is read and thrown away of a body behind the answer that refused it: the largest body
-that any call takes. Most clients send all of it before they look at the answer, and one that
-was cut off would see a broken connection in the place of its refusal. To throw away a byte costs
-a thousandth of what a byte of a new request does."""
+UNREAD_BODY_BYTES_MAX: Final = 16 * 1024 * 1024
+"""What is read and thrown away of a body behind the answer that refused it: many clients send
+all of a body before they look for an answer, and would be told of a reset connection instead."""
 
 UNREAD_BODY_SECONDS_MAX: Final = 5.0
 """For how long that goes on. Then the connection is closed."""
