@@ -31,6 +31,7 @@ MONEY = {"type": "integer", "minimum": 0}
         (of({"const": 1}), of({"type": "integer", "maximum": 1})),
         (of({"enum": ["a", 1], "type": "string"}), of({"type": "string"})),
         (of({"multipleOf": Decimal("0.02")}), of({"multipleOf": Decimal("0.01")})),
+        (of({"multipleOf": 10**90}), of({"multipleOf": Decimal("1e-90")})),
         (of({"maxLength": 3, "pattern": "x"}), of({"maxLength": 4})),
         (of({"exclusiveMaximum": 5}), of({"maximum": 5})),
         (of({"maximum": 4}), of({"exclusiveMaximum": 5})),
@@ -124,3 +125,12 @@ def test_trying_values_is_part_of_the_proof_that_takes_too_long(
     numbers = [Decimal(f"{n}.5") for n in range(200)]
     monkeypatch.setattr(limits, "PROOF_STEPS_MAX", 1_000_000)
     assert too_large(narrowing(of({"enum": numbers}), of({"enum": numbers[::-1]})))
+
+
+def test_values_are_tried_below_as_many_branches_as_a_schema_can_have() -> None:
+    def below(branches: int, part: Any) -> Any:
+        for _ in range(branches):
+            part = {"anyOf": [part, {"type": "null"}]}
+        return part
+
+    assert narrowing(of(below(31, {"const": 1})), of(below(31, {"enum": [1, 2]}))) == []

@@ -201,11 +201,21 @@ SCHEMA_BYTES_MAX: Final = 64 * 1024
 SCHEMA_VALUES_MAX: Final = 10_000
 """Values of a schema with every reference written out; a long text counts for several."""
 
-SCHEMA_DEPTH_MAX: Final = 100
+SCHEMA_DEPTH_MAX: Final = 64
 """Schemas within one another, references written out. A payload is not so deep."""
 
 SCHEMA_PATTERNS_MAX: Final = 100
 """Patterns of one schema."""
+
+SCHEMA_PATTERN_CHARACTERS_MAX: Final = 2_000
+"""One pattern as it is written."""
+
+SCHEMA_PATTERN_CLASSES_MAX: Final = 64
+"""Classes such as `[0-9]`'s short form in one pattern: compiling them takes time with the square of
+their number, 20 ms for these."""
+
+SCHEMA_PATTERNS_CLASSES_MAX: Final = 256
+"""The same for all patterns of a schema."""
 
 SCHEMA_PATTERN_BYTES_MAX: Final = 256 * 1024
 """What one compiled pattern of a schema may take; `^.{1,140}$` takes about as much."""
@@ -215,6 +225,10 @@ SCHEMA_PATTERNS_BYTES_MAX: Final = 1024 * 1024
 
 SCHEMA_PATTERN_STATES_BYTES_MAX: Final = 64 * 1024
 """What it may remember while it runs; where that is not enough, it runs more slowly."""
+
+SCHEMA_PATHS_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The pointers to all keywords of a schema together: the checker keeps each of them whole, so a long
+name with much below it takes its length as often."""
 
 CHECK_STEPS_MAX: Final = 2_000_000
 """Steps that holding one payload against its schema may take at most: a tenth of a second or

@@ -1,20 +1,18 @@
 """A judged schema, compiled: payloads are held against it, and told what does not fit.
 
-Checking is jsonschema-rs's (``docs/decisions/0015``), but for two things that would take more
-than the ceiling of ``cost.py`` allows for:
+Checking is jsonschema-rs's (``docs/decisions/0015``), of a schema that is rewritten first:
 
-* ``uniqueItems`` compares every two entries; here each is looked up once.
+* Numbers and ``uniqueItems`` are checked by keywords of our own (``own_keywords.py``).
 * Where no branch of an ``anyOf`` or ``oneOf`` fits, the checker would name every fault of every
   branch, and copy the payload for each: 60 KB took a minute and 5 GB. So they are compiled behind
   a double ``not``, which means the same and names nothing. It hides which members were looked
-  at, too; so a schema that asks for these (``unevaluated…``) is compiled as it is.
+  at, too; so a schema that asks for these (``unevaluated…``) keeps its branches as they are.
 
 Naming faults copies the part of the payload at each of them. So all are named only where that
 is little; else the first one is.
 """
 
 from collections.abc import Mapping
-from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
@@ -23,7 +21,7 @@ import jsonschema_rs
 from counterfoil.server.core import limits
 from counterfoil.server.core.document import encode, parse, pointer_to, quote
 from counterfoil.server.core.errors import FieldError
-from counterfoil.server.event_types.cost import Ceiling, Effort, pattern_bytes
+from counterfoil.server.event_types.cost import Ceiling
 from counterfoil.server.event_types.dialect import (
     ANNOTATIONS,
     LISTED_SCHEMAS,
@@ -33,25 +31,23 @@ from counterfoil.server.event_types.dialect import (
     definitions,
     parts_of,
 )
+from counterfoil.server.event_types.own_keywords import OWN_KEYWORDS, own
+from counterfoil.server.event_types.patterns import OPTIONS, pattern_bytes
 from counterfoil.server.log.model import Path
-
-PATTERNS: Final = jsonschema_rs.RegexOptions(
-    size_limit=limits.SCHEMA_PATTERN_BYTES_MAX,
-    dfa_size_limit=limits.SCHEMA_PATTERN_STATES_BYTES_MAX,
-)
-"""Patterns run in linear time: no look-around, no back-references."""
 
 _BRANCHES: Final = ("anyOf", "oneOf")
 _WHOLE: Final = ("unevaluatedItems", "unevaluatedProperties")
 _MESSAGE_CHARACTERS_MAX: Final = 300
-_NAMED_MAX: Final = 500_000
-"""Steps times values up to which all faults are named: a tenth of a second, at the worst."""
+_COPIED_BYTES_MAX: Final = 5_000_000
+"""Up to which all faults are named: so much is copied if all are found that can be, each with the
+whole payload. A tenth of a second, at the worst."""
 
 _COUNTED_FROM: Final = limits.CHECK_REQUEST_STEPS_MAX // limits.BATCH_EVENTS_MAX
 """Steps up to which a payload need not be looked at: a batch of such is within its bound."""
 
 # What jsonschema-rs takes for a schema of so many bytes was measured: 27 times as much.
 _BYTES_A_BYTE: Final = 32
+_COPIES_OF_A_PATH: Final = 3
 _BYTES_A_PATTERN: Final = limits.SCHEMA_PATTERN_STATES_BYTES_MAX
 
 
@@ -65,19 +61,17 @@ class CompiledSchema:
         self._names_branches = looks_at_all and any(
             keyword in part for part in parts for keyword in _BRANCHES
         )
-        self._validator = compiled(schema if looks_at_all else _quiet(schema))
+        self._validator = checker(schema, hides=not looks_at_all)
         self._ceiling = Ceiling(schema)
         self.bytes = _bytes_of(schema, parts)
         """About what it takes of the process's memory, at most."""
 
     def steps(self, payload: Mapping[str, Any]) -> int:
         """The most steps that a check of a payload can take. To be asked before it is made."""
-        steps = self._ceiling.at_most(len(encode(payload)))
-        return steps if steps <= _COUNTED_FROM else self.effort(payload).steps
-
-    def effort(self, value: object) -> Effort:
-        """The same as ``steps``, for any value and never more than what can be told."""
-        return self._ceiling.effort(value)
+        steps = self._ceiling.at_most(payload)
+        if steps is None or steps > _COUNTED_FROM:
+            return self._ceiling.steps(payload)
+        return steps
 
     def accepts(self, value: object) -> bool:
         """Whether a value fits."""
@@ -90,11 +84,12 @@ class CompiledSchema:
         """
         if self._validator.is_valid(payload):
             return []
-        place = (*path, "payload")
-        effort = self.effort(payload)
-        if effort.steps * effort.values <= _NAMED_MAX:
+        place: Path = (*path, "payload")
+        is_pathless = _has_empty_name(payload)
+        copied_bytes = self._ceiling.faults(payload) * len(encode(payload))
+        if copied_bytes <= _COPIED_BYTES_MAX:
             found = islice(self._validator.iter_errors(payload), limits.FIELD_ERRORS_MAX)
-            return [_error(error, place) for error in found]
+            return [_error(error, place, is_pathless=is_pathless) for error in found]
         if self._names_branches:
             return [
                 FieldError(
@@ -106,8 +101,8 @@ class CompiledSchema:
         try:
             self._validator.validate(payload)
         except jsonschema_rs.ValidationError as error:
-            first = _error(error, place)
-            message = f"{first.message} It is large: only its first fault is named."
+            first = _error(error, place, is_pathless=is_pathless)
+            message = f"{first.message} As it is large, only its first fault is named."
             return [FieldError(first.pointer, message)]
         return []
 
@@ -120,10 +115,18 @@ def compiled(schema: Schema) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(
         schema,
         validate_formats=True,
-        pattern_options=PATTERNS,
-        keywords={"uniqueItems": _UniqueItems},
+        pattern_options=OPTIONS,
+        keywords=dict(OWN_KEYWORDS),
         offline=True,
     )
+
+
+def checker(schema: Schema, *, hides: bool) -> jsonschema_rs.Draft202012Validator:
+    """Compile a judged schema so that it is checked as it should be.
+
+    ``hides``: what is wrong with branches is not named, and which members they looked at not known.
+    """
+    return compiled(_rewritten(schema, hides=hides))
 
 
 def compile_stored(text: str) -> CompiledSchema:
@@ -135,58 +138,49 @@ def compile_stored(text: str) -> CompiledSchema:
 def shortened(message: str) -> str:
     """A message of the checker's, as a sentence that is not too long."""
     if len(message) > _MESSAGE_CHARACTERS_MAX:
-        message = f"{message[:_MESSAGE_CHARACTERS_MAX]}…"
+        message = f"{message[: _MESSAGE_CHARACTERS_MAX - 1]}…"
     return message if message.endswith((".", "…")) else f"{message}."
 
 
-class _UniqueItems:
-    """``uniqueItems``, in time that grows with the list and not with its square."""
-
-    def __init__(self, _beside: object, value: object, _path: object) -> None:
-        self._asked = value is True
-
-    def validate(self, instance: object) -> None:
-        """Raise ``ValueError`` where two entries of a list are the same."""
-        if not self._asked or not isinstance(instance, list):
-            return
-        # Texts, and not the values: Python takes true for 1, and whole numbers can be chosen so
-        # that all of them fall into one place of a set.
-        texts = {encode(_plain(entry)) for entry in instance}
-        if len(texts) != len(instance):
-            raise ValueError("Two entries of this list are the same.")
-
-
-def _plain(value: Any) -> Any:
-    """The same value, written in the only way that there is for it."""
-    if isinstance(value, Decimal):
-        whole, _, fraction = f"{value:f}".partition(".")
-        fraction = fraction.rstrip("0")
-        return Decimal(f"{whole}.{fraction}") if fraction else int(whole)
-    if isinstance(value, dict):
-        return {name: _plain(value[name]) for name in sorted(value)}
-    return [_plain(entry) for entry in value] if isinstance(value, list) else value
-
-
-def _quiet(schema: Any) -> Any:
-    """The same schema, that does not name what is wrong with the branches that do not fit."""
+def _rewritten(schema: Any, *, hides: bool) -> Any:
+    """The same schema, as it is compiled; ``hides``: what is wrong with branches is not named."""
     if not isinstance(schema, dict):
         return schema
-    quiet: dict[str, Any] = {}
+    rewritten: dict[str, Any] = {}
     hidden: list[Schema] = []
     for keyword, value in schema.items():
         if keyword in ANNOTATIONS or keyword.startswith("x-"):
             continue
-        if keyword in _BRANCHES:
-            hidden.append({"not": {"not": {keyword: [_quiet(part) for part in value]}}})
-        elif keyword in ONE_SCHEMA:
-            quiet[keyword] = _quiet(value)
+        if keyword in ONE_SCHEMA:
+            rewritten[keyword] = _rewritten(value, hides=hides)
         elif keyword in SCHEMAS_BY_NAME:
-            quiet[keyword] = {name: _quiet(part) for name, part in value.items()}
+            rewritten[keyword] = {
+                name: _rewritten(part, hides=hides) for name, part in value.items()
+            }
         elif keyword in LISTED_SCHEMAS:
-            quiet[keyword] = [_quiet(part) for part in value]
+            parts = [_rewritten(part, hides=hides) for part in value]
+            if hides and keyword in _BRANCHES:
+                hidden.append({"not": {"not": {keyword: parts}}})
+            else:
+                rewritten[keyword] = parts
         else:
-            quiet[keyword] = value
-    return {**quiet, "allOf": [*quiet.get("allOf", ()), *hidden]} if hidden else quiet
+            keyword_, value_ = own(keyword, value)
+            rewritten[keyword_] = value_
+    if hidden:
+        rewritten["allOf"] = [*rewritten.get("allOf", ()), *hidden]
+    return rewritten
+
+
+def paths_bytes(schema: Schema, above_bytes: int = 0) -> int:
+    """What the paths of all keywords of a schema take: the checker keeps each of them whole."""
+    if isinstance(schema, bool):
+        return above_bytes
+    below = list(parts_of(schema))
+    below += [(("$defs", name), part) for name, part in definitions(schema).items()]
+    return above_bytes * (1 + len(schema)) + sum(
+        paths_bytes(part, above_bytes + sum(1 + len(str(step)) for step in path))
+        for path, part in below
+    )
 
 
 def _all_parts(schema: Schema) -> list[dict[str, Any]]:
@@ -200,17 +194,21 @@ def _all_parts(schema: Schema) -> list[dict[str, Any]]:
 def _bytes_of(schema: dict[str, Any], parts: list[dict[str, Any]]) -> int:
     patterns = [part["pattern"] for part in parts if "pattern" in part]
     patterns += [name for part in parts for name in part.get("patternProperties", ())]
-    return len(encode(schema)) * _BYTES_A_BYTE + sum(
-        pattern_bytes(pattern) + _BYTES_A_PATTERN for pattern in patterns
+    return (
+        len(encode(schema)) * _BYTES_A_BYTE
+        + paths_bytes(schema) * _COPIES_OF_A_PATH
+        + sum(pattern_bytes(pattern) + _BYTES_A_PATTERN for pattern in patterns)
     )
 
 
-def _error(error: jsonschema_rs.ValidationError, path: Path) -> FieldError:
+def _error(error: jsonschema_rs.ValidationError, path: Path, *, is_pathless: bool) -> FieldError:
     kind = error.kind
-    place = (*path, *error.instance_path)
+    # The checker leaves empty names out of its paths, which then lead elsewhere.
+    place = path if is_pathless else (*path, *error.instance_path)
     if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
         name = kind.property
-        return FieldError(pointer_to((*place, name)), f"The schema asks for {quote(name)} here.")
+        here = place if is_pathless else (*place, name)
+        return FieldError(pointer_to(here), f"The schema asks for {quote(name)} here.")
     if isinstance(kind, jsonschema_rs.ValidationErrorKind.Custom):
         return FieldError(pointer_to(place), kind.message)
     if isinstance(kind, jsonschema_rs.ValidationErrorKind.Not):
@@ -218,6 +216,12 @@ def _error(error: jsonschema_rs.ValidationError, path: Path) -> FieldError:
         if message is not None:
             return FieldError(pointer_to(place), message)
     return FieldError(pointer_to(place), shortened(f"It does not fit the schema: {error.message}"))
+
+
+def _has_empty_name(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "" in value or any(map(_has_empty_name, value.values()))
+    return isinstance(value, list) and any(map(_has_empty_name, value))
 
 
 def _hidden_message(schema: Any) -> str | None:

@@ -18,20 +18,21 @@ That is a ceiling. A common check costs less than a tenth of it. It is the same 
 whenever it is computed, so a payload that was refused for it is refused everywhere.
 
 A step stands for about 50 ns of jsonschema-rs 0.60 on a machine of 2025; the charges below were
-measured with the dearest values that could be found. ``tests/unit/event_types/test_cost.py`` holds
-hostile schemas against the ceiling by counting what a plain reading of them would do.
+measured with the dearest values that could be found. ``tests/unit/event_types/test_cost.py`` lets
+the checker count what it does, and holds that against the ceiling.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import jsonschema_rs
-
 from counterfoil.server.core import limits
+from counterfoil.server.core.document import encode
 from counterfoil.server.event_types.dialect import Schema, definitions, referred
+from counterfoil.server.event_types.own_keywords import is_number
+from counterfoil.server.event_types.patterns import pattern_bytes
 
 
 class Amounts(NamedTuple):
@@ -46,29 +47,23 @@ class Amounts(NamedTuple):
     decimals: int = 0
     """All other numbers: read digit by digit."""
     digits: int = 0
-    """The digits of these."""
+    """The digits of these, written out without an exponent."""
+    faults: int = 0
+    """In a schema: how many faults there can be with one value. No steps."""
 
 
 Rows: TypeAlias = list[Amounts]
 """Amounts by depth: those of the value itself, of what is right below it, and so on."""
 
 _NOTHING: Final = Amounts()
-_ONE: Final = [Amounts(values=1)]
+_ONE: Final = [Amounts(values=1, faults=1)]
 _UNEVALUATED: Final = ("unevaluatedItems", "unevaluatedProperties")
 _FOR_MEMBERS: Final = ("properties", "patternProperties", "additionalProperties", "propertyNames")
 _FOR_ITEMS: Final = ("prefixItems", "items", "contains")
 _WORD: Final = 2**63
-_PATTERN_SIZES: Final = tuple(2**n for n in range(10, limits.SCHEMA_PATTERN_BYTES_MAX.bit_length()))
+_EXPONENT: Final = re.compile(rb"[0-9]E[+-]")
 _BYTES_A_STEP: Final = 256
 """Of a compiled pattern: in the worst case all of it is looked at for each character."""
-
-LENGTHS_BY_KEYWORD: Final = "Ask for a length by `minLength` and `maxLength`."
-"""The way out for who has patterns that are too large: repetitions make them so."""
-
-_NO_PATTERN: Final = (
-    "This is no pattern that runs in linear time (look-around and back-references do not), or it "
-    f"takes more than {limits.SCHEMA_PATTERN_BYTES_MAX // 1024} KiB compiled. {LENGTHS_BY_KEYWORD}"
-)
 
 _UNIQUE: Final = Amounts(values=50, characters=1, digits=1)
 """For all that lies below a list whose entries may not be the same."""
@@ -80,70 +75,45 @@ class Ceiling:
     def __init__(self, root: Mapping[str, Any]) -> None:
         """``root`` was judged: its references lead somewhere, and in no circle."""
         self._rows = _Charges(root).of(dict(root))
-        self._quarter_steps_a_byte = max(map(_quarter_steps_a_byte, self._rows[1:]), default=0)
+        self._half_steps_a_byte = max(map(_half_steps_a_byte, self._rows[1:]), default=0)
 
-    def at_most(self, size_bytes: int) -> int:
-        """What no object that is written in so many bytes can exceed: steps, told in no time.
+    def at_most(self, payload: Mapping[str, Any]) -> int | None:
+        """What a check of a payload cannot exceed, as far as its size tells, and in no time.
 
-        Whether a payload is ordinary can be told by its size alone.
+        Whether a payload is ordinary can be told by that. None: it cannot, as there may be numbers
+        in it that have more digits than characters.
         """
-        return self._rows[0].values + size_bytes * self._quarter_steps_a_byte // 4 + 1
+        text = encode(payload)
+        if _EXPONENT.search(text):
+            return None
+        return self._rows[0].values + len(text) * self._half_steps_a_byte // 2 + 1
 
-    def effort(self, payload: object) -> "Effort":
-        """The most steps that a check of this payload can take, and the values it has."""
-        amounts = list(_amounts(payload))
-        return Effort(
-            steps=sum(
-                sum(map(int.__mul__, has, charges))
-                for has, charges in zip(amounts, self._rows, strict=False)
-            ),
-            values=sum(has.values for has in amounts),
+    def steps(self, value: object) -> int:
+        """The most steps that a check of this value can take."""
+        return sum(
+            sum(map(int.__mul__, amounts, charges))
+            for amounts, charges in zip(_amounts(value), self._rows, strict=False)
+        )
+
+    def faults(self, value: object) -> int:
+        """How many faults can be found with this value."""
+        return sum(
+            amounts.values * charges.faults
+            for amounts, charges in zip(_amounts(value), self._rows, strict=False)
         )
 
 
-class Effort(NamedTuple):
-    """What a check takes at most."""
+def _half_steps_a_byte(charges: Amounts) -> int:
+    """What a byte of JSON can cost at one depth at most, in halves of a step.
 
-    steps: int
-    values: int
-
-
-def _quarter_steps_a_byte(charges: Amounts) -> int:
-    """What a byte of JSON can cost at one depth at most, in quarters of a step.
-
-    With the comma behind it, a value takes two bytes or more, and one that is no whole number of
-    a processor's four. Each byte is part of one value, or of its name.
+    With the comma behind it, a value takes two bytes or more. Each byte is part of one value, or
+    of its name.
     """
     return max(
-        2 * charges.values + 4 * charges.characters,
-        2 * charges.values + 2 * charges.integers,
-        charges.values + charges.decimals + 4 * charges.digits,
+        charges.values + 2 * charges.characters,
+        charges.values + charges.integers,
+        charges.values + charges.decimals + 2 * charges.digits,
     )
-
-
-def pattern_bytes(pattern: object) -> int:
-    """What a pattern takes compiled, rounded up to a power of two.
-
-    Raises ``ValueError``, with a sentence for the user, for one that is none, or takes more than
-    ``SCHEMA_PATTERN_BYTES_MAX``.
-    """
-    size = _pattern_bytes(pattern) if isinstance(pattern, str) else None
-    if size is None:
-        raise ValueError(_NO_PATTERN)
-    return size
-
-
-@lru_cache(maxsize=10_000)
-def _pattern_bytes(pattern: str) -> int | None:
-    size: int
-    for size in _PATTERN_SIZES:
-        options = jsonschema_rs.RegexOptions(size_limit=size, dfa_size_limit=size)
-        try:
-            jsonschema_rs.Draft202012Validator({"pattern": pattern}, pattern_options=options)
-        except ValueError:
-            continue
-        return size
-    return None
 
 
 def _amounts(payload: object) -> Iterator[Amounts]:
@@ -166,7 +136,7 @@ def _amounts(payload: object) -> Iterator[Amounts]:
                     digits += value.bit_length() // 3
             elif kind is Decimal:
                 decimals += 1
-                digits += len(str(value))
+                digits += len(f"{value:f}")
             elif kind is dict:
                 names += _bytes("".join(value))
                 below.extend(value.values())
@@ -272,52 +242,65 @@ def _of_names(schema: Mapping[str, Any]) -> Amounts:
     """What the name of each member costs: patterns look at it, for themselves and for others."""
     patterns = schema.get("patternProperties", {})
     return Amounts(
-        values=1 + 2 * len(patterns),
-        characters=sum(2 * _of_pattern(pattern) for pattern in patterns),
+        values=1 + sum(2 * _of_pattern(pattern).values for pattern in patterns),
+        characters=sum(2 * _of_pattern(pattern).characters for pattern in patterns),
     )
 
 
-def _of_pattern(pattern: str) -> int:
-    return 1 + pattern_bytes(pattern) // _BYTES_A_STEP
+def _of_pattern(pattern: str) -> Amounts:
+    """What it costs to look for a pattern. One of literals only is tried literal by literal."""
+    return Amounts(
+        values=2 + len(pattern) // 16,
+        characters=1 + pattern_bytes(pattern) // _BYTES_A_STEP,
+    )
 
 
 def _own(schema: Mapping[str, Any]) -> Amounts:
     """What the keywords of a schema cost that are no schemas, for the value itself."""
-    return _sum([Amounts(values=1), *(_of_keyword(*member) for member in schema.items())])
+    faults = sum(len(asked) if keyword == "required" else 1 for keyword, asked in schema.items())
+    faults += sum(map(len, schema.get("dependentRequired", {}).values()))
+    return _sum(
+        [Amounts(values=1, faults=faults), *(_of_keyword(*member) for member in schema.items())]
+    )
 
 
 def _of_keyword(keyword: str, asked: Any) -> Amounts:
-    charge = _NOTHING
     match keyword:
-        case "type" if "integer" in asked:
-            charge = Amounts(values=1, decimals=8, digits=1)
-        case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
-            charge = Amounts(1, integers=0 if _is_word(asked) else 20, decimals=40, digits=4)
-        case "multipleOf":
-            charge = Amounts(1, integers=0 if _is_word(asked) else 160, decimals=160, digits=10)
         case "const":
             charge = _of_option(asked)
         case "enum":
             charge = _sum(map(_of_option, asked))
         case "pattern":
-            charge = Amounts(values=2, characters=_of_pattern(asked))
-        case "format":
-            charge = Amounts(values=4, characters=1)
+            charge = _of_pattern(asked)
         case "properties" | "required":
             charge = Amounts(values=4 * len(asked))
         case "dependentRequired":
             charge = Amounts(values=4 * sum(1 + len(names) for names in asked.values()))
         case _:
-            charge = Amounts(values=1)
+            charge = _FIXED.get(keyword, Amounts(values=1))
     return charge
+
+
+_BOUND: Final = Amounts(values=20, integers=50, decimals=70)
+_FIXED: Final[Mapping[str, Amounts]] = {
+    "type": Amounts(values=1, decimals=10, digits=2),
+    "minimum": _BOUND,
+    "maximum": _BOUND,
+    "exclusiveMinimum": _BOUND,
+    "exclusiveMaximum": _BOUND,
+    "multipleOf": Amounts(values=20, integers=100, decimals=120),
+    "uniqueItems": Amounts(values=30),
+    "format": Amounts(values=4, characters=1),
+}
+"""Keywords that cost the same whatever they ask."""
 
 
 def _of_option(option: Any) -> Amounts:
     """What it costs to compare a value with one of ``enum`` or with ``const``."""
     if isinstance(option, dict | list):
         return Amounts(values=_of_nested(option))
-    if _is_number(option):
-        return Amounts(1, integers=8 if _is_word(option) else 30, decimals=40, digits=1)
+    if is_number(option):
+        return Amounts(1, integers=8 if _is_word(option) else 30, decimals=40, digits=3)
     return Amounts(values=2)
 
 
@@ -326,11 +309,7 @@ def _of_nested(option: Any) -> int:
         return 4 + sum(6 + _of_nested(value) for value in option.values())
     if isinstance(option, list):
         return 4 + sum(map(_of_nested, option))
-    return 90 if _is_number(option) else 3
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | Decimal) and not isinstance(value, bool)
+    return 400 if is_number(option) else 3
 
 
 def _is_word(value: Any) -> bool:

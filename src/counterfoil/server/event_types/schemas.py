@@ -6,14 +6,13 @@ may ask for is bounded before anything is compiled, and before jsonschema-rs loo
 * Nothing is fetched: ``$ref`` leads to ``#/$defs/<name>`` of the same schema, and to itself by
   no way at all.
 * With every reference written out, a schema has at most ``SCHEMA_VALUES_MAX`` values, at most
-  ``SCHEMA_DEPTH_MAX`` deep.
-* Patterns run in linear time (no look-around, no back-references), and are bounded in size and
-  number.
+  ``SCHEMA_DEPTH_MAX`` deep. The pointers to its keywords are bounded, which the checker keeps.
+* Patterns run in linear time, and are bounded before and when they are compiled (``patterns.py``).
 * It can be held against a payload at all within ``CHECK_STEPS_MAX`` (``cost.py``).
 * Every keyword is known. A misspelt ``requried`` would accept everything, and say nothing.
 
 Whole numbers come as ``int`` and all others as ``Decimal`` (``core/document.py``), in schemas
-as in payloads; jsonschema-rs compares them exactly, so that 19.99 is a multiple of 0.01.
+as in payloads, and are compared digit for digit (``own_keywords.py``).
 """
 
 import re
@@ -26,17 +25,29 @@ import jsonschema_rs
 from counterfoil.server.core import limits
 from counterfoil.server.core.document import encode, pointer_to, quote
 from counterfoil.server.core.errors import FieldError
-from counterfoil.server.event_types.compiled import CompiledSchema, compiled, shortened
-from counterfoil.server.event_types.cost import LENGTHS_BY_KEYWORD, pattern_bytes
+from counterfoil.server.event_types.compiled import (
+    CompiledSchema,
+    compiled,
+    paths_bytes,
+    shortened,
+)
 from counterfoil.server.event_types.dialect import (
     DIALECT,
     FORMATS,
     KNOWN,
+    LISTED_SCHEMAS,
     PLAIN,
+    SCHEMAS_BY_NAME,
     Schema,
     definitions,
     parts_of,
     referred,
+)
+from counterfoil.server.event_types.patterns import (
+    LENGTHS_BY_KEYWORD,
+    classes_in,
+    fault_of_pattern,
+    pattern_bytes,
 )
 from counterfoil.server.log.model import Path
 from counterfoil.server.log.refusals import refuse
@@ -80,7 +91,7 @@ def judge_schema(schema: dict[str, Any]) -> CompiledSchema:
     except ValueError as error:
         raise refuse([FieldError("/schema", shortened(str(error)))]) from None
     judged = CompiledSchema(schema)
-    if judged.effort({}).steps > limits.CHECK_STEPS_MAX:
+    if judged.steps({}) > limits.CHECK_STEPS_MAX:
         raise refuse(
             [
                 FieldError(
@@ -159,6 +170,14 @@ def _are_names_by_name(value: object) -> bool:
     return isinstance(value, dict) and all(map(_are_names, value.values()))
 
 
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
 def _is_format(value: object) -> bool:
     return isinstance(value, str) and value in FORMATS
 
@@ -177,6 +196,8 @@ _MUST_BE: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "type": (_is_type, f"one or several of {', '.join(_TYPES)}"),
     "required": (_are_names, "a list of names"),
     "dependentRequired": (_are_names_by_name, "an object of lists of names"),
+    **dict.fromkeys(SCHEMAS_BY_NAME, (_is_object, "an object of schemas")),
+    **dict.fromkeys(LISTED_SCHEMAS, (_is_list, "a list of schemas")),
 }
 """What the values of some keywords have to be; of the others, the checker tells it."""
 
@@ -202,6 +223,11 @@ class _TooMuchError(Exception):
 def _too_much(root: dict[str, Any]) -> list[FieldError]:
     """What is wrong with the size of a schema whose keywords are all known."""
     extents = _Extents(root)
+    if paths_bytes(root) > limits.SCHEMA_PATHS_BYTES_MAX:
+        return _of_all(
+            f"{limits.SCHEMA_PATHS_BYTES_MAX // 1024:,} KiB of pointers to all its keywords, and "
+            "this one has more. Use shorter names, or fewer schemas below the long ones."
+        )
     try:
         for name in definitions(root):
             extents.of({"$ref": f"#/$defs/{name}"}, (), 0)
@@ -213,26 +239,34 @@ def _too_much(root: dict[str, Any]) -> list[FieldError]:
 
 def _too_many(patterns: list[tuple[Path, object]]) -> list[FieldError]:
     """What is wrong with the patterns of a schema, and with all of them together."""
+    texts = [pattern for _, pattern in patterns if isinstance(pattern, str)]
     if len(patterns) > limits.SCHEMA_PATTERNS_MAX:
-        message = (
-            f"A schema may have {limits.SCHEMA_PATTERNS_MAX} patterns; this one has "
-            f"{len(patterns):,}."
+        return _of_all(f"{limits.SCHEMA_PATTERNS_MAX} patterns; this one has {len(patterns):,}.")
+    if (classes := sum(map(classes_in, texts))) > limits.SCHEMA_PATTERNS_CLASSES_MAX:
+        return _of_all(
+            f"{limits.SCHEMA_PATTERNS_CLASSES_MAX} classes such as `\\s` or `\\d` in all its "
+            f"patterns; this one has {classes:,}."
         )
-        return [FieldError("/schema", message)]
-    errors = []
+    errors: list[FieldError] = []
     size_bytes = 0
     for path, pattern in patterns:
-        try:
-            size_bytes += pattern_bytes(pattern)
-        except ValueError as error:
-            errors.append(FieldError(pointer_to(path), str(error)))
-    if not errors and size_bytes > limits.SCHEMA_PATTERNS_BYTES_MAX:
-        message = (
-            f"Compiled, the patterns of this schema take {size_bytes // 1024:,} KiB, and may take "
-            f"{limits.SCHEMA_PATTERNS_BYTES_MAX // 1024:,} together. {LENGTHS_BY_KEYWORD}"
-        )
-        errors.append(FieldError("/schema", message))
-    return errors[: limits.FIELD_ERRORS_MAX]
+        message = fault_of_pattern(pattern)
+        if message is not None:
+            errors.append(FieldError(pointer_to(path), message))
+            if len(errors) == limits.FIELD_ERRORS_MAX:
+                break
+            continue
+        size_bytes += pattern_bytes(str(pattern))
+        if size_bytes > limits.SCHEMA_PATTERNS_BYTES_MAX:
+            return _of_all(
+                f"patterns that take {limits.SCHEMA_PATTERNS_BYTES_MAX // 1024:,} KiB compiled, and "
+                f"this one has more. {LENGTHS_BY_KEYWORD}"
+            )
+    return errors
+
+
+def _of_all(what: str) -> list[FieldError]:
+    return [FieldError("/schema", f"A schema may have {what}")]
 
 
 def _patterns(schema: Schema, path: Path) -> Iterator[tuple[Path, object]]:
@@ -303,7 +337,12 @@ def _too_deep() -> _TooMuchError:
 
 
 def _plain_values(schema: Mapping[str, Any]) -> Iterator[Any]:
-    return (value for keyword, value in schema.items() if keyword in PLAIN)
+    """What a schema holds beside schemas, their names included."""
+    for keyword, value in schema.items():
+        if keyword in PLAIN:
+            yield value
+        elif keyword in SCHEMAS_BY_NAME and keyword != "$defs":
+            yield from value
 
 
 def _values_of(value: Any) -> int:

@@ -15,20 +15,23 @@ has ``PROOF_STEPS_MAX`` steps; where they do not suffice, nothing is proved.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any, Final
 
 from counterfoil.server.core import limits
 from counterfoil.server.core.document import encode, pointer_to, quote
 from counterfoil.server.core.errors import FieldError
-from counterfoil.server.event_types.compiled import CompiledSchema
+from counterfoil.server.event_types.compiled import checker
+from counterfoil.server.event_types.cost import Ceiling
 from counterfoil.server.event_types.dialect import (
     ANNOTATIONS,
     LISTED_SCHEMAS,
     ONE_SCHEMA,
     SCHEMAS_BY_NAME,
     Schema,
+    parts_of,
 )
+from counterfoil.server.event_types.own_keywords import is_multiple
+from counterfoil.server.event_types.patterns import steps_to_compile
 from counterfoil.server.log.model import Path
 
 _ALL_TYPES: Final = frozenset({"null", "boolean", "object", "array", "number", "string"})
@@ -228,11 +231,12 @@ class _Proof:
     def _refused_values(
         self, old: dict[str, Any], new: dict[str, Any], values: Sequence[Any], path: Path
     ) -> Iterator[FieldError]:
-        self._spend(_STEPS_A_BYTE_COMPILED * (len(encode(old)) + len(encode(new))))
-        accepted, accepts = CompiledSchema(old), CompiledSchema(new)
+        self._spend(sum(map(_steps_to_compile, (old, new))))
+        accepted, accepts = (checker(schema, hides=False) for schema in (old, new))
+        ceilings = Ceiling(old), Ceiling(new)
         for value in values:
-            self._spend(accepted.effort(value).steps + accepts.effort(value).steps)
-            if accepted.accepts(value) and not accepts.accepts(value):
+            self._spend(sum(ceiling.steps(value) for ceiling in ceilings))
+            if accepted.is_valid(value) and not accepts.is_valid(value):
                 yield FieldError(
                     pointer_to(path), f"{_short(value)} was accepted here, and is not any more."
                 )
@@ -273,6 +277,21 @@ def _written_out(schema: Schema, root: Mapping[str, Any]) -> Schema:
         return plain
     target = _written_out(root["$defs"][reference.removeprefix("#/$defs/")], root)
     return {"allOf": [target, plain]} if plain else target
+
+
+def _steps_to_compile(schema: Schema) -> int:
+    return _STEPS_A_BYTE_COMPILED * len(encode(schema)) + sum(
+        map(steps_to_compile, _patterns(schema))
+    )
+
+
+def _patterns(schema: Schema) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from schema.get("patternProperties", ())
+        if "pattern" in schema:
+            yield schema["pattern"]
+        for _, part in parts_of(schema):
+            yield from _patterns(part)
 
 
 def _members(schema: Mapping[str, Any]) -> list[Schema]:
@@ -359,7 +378,7 @@ _IMPLIED: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "uniqueItems": lambda was, now: now is False or was is True,
     "required": lambda was, now: set(now) <= set(was or ()),
     "dependentRequired": _implies_dependent,
-    "multipleOf": lambda was, now: was is not None and Decimal(was) % Decimal(now) == 0,
+    "multipleOf": lambda was, now: was is not None and is_multiple(was, now),
 }
 """Whether what a keyword asked implies what it asks now. What is not here must be the same."""
 
