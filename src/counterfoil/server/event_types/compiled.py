@@ -137,7 +137,7 @@ def compile_stored(text: str) -> CompiledSchema:
 
 def shortened(message: str) -> str:
     """A message of the checker's, as a sentence that is not too long."""
-    if len(message) > _MESSAGE_CHARACTERS_MAX:
+    if len(message) >= _MESSAGE_CHARACTERS_MAX:
         message = f"{message[: _MESSAGE_CHARACTERS_MAX - 1]}…"
     return message if message.endswith((".", "…")) else f"{message}."
 
