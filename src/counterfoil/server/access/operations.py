@@ -15,6 +15,7 @@ from counterfoil.server.access.principal import Principal
 from counterfoil.server.access.scopes import OPERATOR_TENANT_ID, Scopes, for_kind, kind_fault
 from counterfoil.server.access.store import AccessStore, ListedRow
 from counterfoil.server.access.trail import Trail
+from counterfoil.server.access.turns import Turns
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import (
     EffectRefused,
@@ -59,6 +60,7 @@ class Access:
         self._log = log
         self._store = AccessStore(log.reader)
         self.trail = Trail(log)
+        self.turns = Turns()
         self.keyring = Keyring(self._store, self.trail, api_key=api_key, is_open=is_open)
 
     async def close(self) -> None:

@@ -84,10 +84,14 @@ class RawRoute(APIRoute):
         """Let an admitted caller make this call; returns the answer, to be sent.
 
         The one place through which every call that needs a key goes, at the door and on the long
-        way alike: here it is seen that the key may make it, and counted, once, where it may not.
+        way alike: here it waits for its tenant's turn where others call, too; and here it is seen
+        that the key may make it, and counted, once, where it may not.
 
-        Raises what ``let_in`` and the endpoint raise.
+        Raises what ``let_in`` and the endpoint raise, and ``Busy`` where its turn does not come.
         """
+        tenant_id = scope["state"]["admission"].principal.tenant_id
+        queue = access.turns.queue_of(tenant_id)
+        turn = None if queue is None else await queue.begin()
         try:
             await let_in(access, scope, needs=self.needs, call=self.call_of(scope))
             return cast("ASGIApp", await self.endpoint(Request(scope, receive)))
@@ -96,6 +100,9 @@ class RawRoute(APIRoute):
             if reason is not None:
                 access.trail.refused(scope["state"]["admission"].principal, reason)
             raise
+        finally:
+            if queue is not None and turn is not None:
+                queue.end(turn)
 
     def call_of(self, scope: Scope) -> str:
         """What is called, for the book: the method and the route, never what a caller chose."""

@@ -129,6 +129,22 @@ LITTLE_HELD_SIXTEENTHS_MAX: Final = 1
 """How much of it is little: what a tenant may hold whatever the others do. Two batches at their
 limit are arriving, or 62 live readers follow."""
 
+TURNS_SECONDS: Final = 1.0
+"""For how long tenants count as calling side by side, and take turns, after two of them did. Short:
+who looks in once in a quarter of a minute, as metrics are read, must not cost a busy tenant its pace
+for longer."""
+
+TURN_REQUESTS_MAX: Final = 12
+"""Requests that begin in one turn of a tenant: enough for group commit to have something to group.
+With one at a time, each took twice the processor's time."""
+
+TURN_SECONDS_MAX: Final = 0.1
+"""After which a turn is over, also where some of its requests are not answered yet."""
+
+TURN_REST: Final = 1.0
+"""For how much of the processor's time that passed in a turn a tenant that used it up rests behind
+it: half of the process's time is then for others, and for the database beside it."""
+
 UNREAD_BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 """What is read and thrown away of a body behind the answer that refused it: many clients send
 all of a body before they look for an answer, and would be told of a reset connection instead."""
