@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from counterfoil.server.access.turns import Queue, Turns
+from counterfoil.server.access.turns import Begun, Queue, Turns
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import Busy
 from tests.support.virtual_time import Clock, passes_of_the_loop
@@ -19,6 +19,10 @@ pytestmark = pytest.mark.promise("P7", "P13")
 BUSY, NEIGHBOUR, THIRD = 1, 2, 3
 TURN = limits.TURN_REQUESTS_MAX
 FLOOD = 60
+COST_SECONDS = 0.001
+"""What a request takes of the processor's time, as it begins."""
+
+REST_SECONDS = TURN * COST_SECONDS * limits.TURN_REST
 
 
 @pytest.fixture
@@ -30,29 +34,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Service:
-    """Requests of tenants: each begins when it may, and goes on until it is answered."""
+    """Requests of tenants: each begins when it may, and costs something."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.turns = Turns()
         self.begun: list[tuple[int, float]] = []
         """Whose requests began, and when."""
-        self._running: list[asyncio.Event] = []
 
-    async def request(self, tenant_id: int, *, work_seconds: float | None = None) -> None:
-        """A request that works for so long and is answered; None: ``answer_all`` answers it."""
+    async def request(self, tenant_id: int, *, keeps_loop_busy: bool = False) -> None:
+        """A request that works as it begins; only the processor's clock goes on meanwhile."""
         queue = self.turns.queue_of(tenant_id)
-        turn = None if queue is None else await queue.begin()
+        if queue is not None:
+            await queue.begin()
         self.begun.append((tenant_id, self.clock.seconds))
-        try:
-            if work_seconds is None:
-                self._running.append(answered := asyncio.Event())
-                await answered.wait()
-            else:
-                self.clock.work(work_seconds)
-        finally:
-            if queue is not None and turn is not None:
-                queue.end(turn)
+        if keeps_loop_busy:
+            self.clock.work(COST_SECONDS)
+        else:
+            self.clock.processor_seconds += COST_SECONDS
 
     async def call(self, tenant_id: int, requests: int = 1) -> list[asyncio.Task[None]]:
         """So many requests arrive at once; returns when all that may begin now have begun."""
@@ -60,18 +59,11 @@ class Service:
         await passes_of_the_loop(requests)
         return tasks
 
-    async def answer_all(self) -> None:
-        """What is running is answered."""
-        for answered in self._running:
-            answered.set()
-        self._running.clear()
-        await passes_of_the_loop(2)
-
     async def stand_side_by_side(self, *tenants: int) -> None:
         """These call, one after the other, and so take turns from now on."""
         for tenant_id in tenants:
             await self.call(tenant_id)
-            await self.answer_all()
+        await self.clock.let_pass(2 * limits.TURN_SECONDS)
         self.begun.clear()
 
     async def flood(self) -> list[asyncio.Task[None]]:
@@ -79,18 +71,16 @@ class Service:
         await self.stand_side_by_side(NEIGHBOUR, BUSY)
         return await self.call(BUSY, FLOOD)
 
+    async def others_call_on(self, seconds: float) -> None:
+        """Two others call for so long, so that there are turns."""
+        end = self.clock.seconds + seconds
+        while self.clock.seconds < end:
+            await self.clock.let_pass(min(limits.TURNS_SECONDS / 4, end - self.clock.seconds))
+            for tenant_id in (NEIGHBOUR, THIRD):
+                await self.request(tenant_id)
+
     def begun_by(self, tenant_id: int) -> int:
         return sum(whose == tenant_id for whose, _ in self.begun)
-
-    async def until_all_began(self, requests: int) -> None:
-        """Answer what is running, again and again."""
-        for _ in range(requests):
-            if len(self.begun) >= requests:
-                break
-            await self.answer_all()
-            await self.clock.let_pass(limits.TURN_SECONDS_MAX)
-        assert len(self.begun) == requests
-        await self.answer_all()
 
 
 @pytest.fixture
@@ -110,16 +100,20 @@ def test_alone_nobody_waits(clock: Clock, service: Service) -> None:
     clock.run(go())
 
 
-def test_beside_another_only_so_many_are_begun_and_not_answered(
+def test_beside_another_a_turns_requests_begin_and_the_next_behind_a_rest(
     clock: Clock, service: Service
 ) -> None:
     async def go() -> None:
         await service.flood()
-        assert service.begun_by(BUSY) == TURN
-        for turns in range(2, FLOOD // TURN + 1):
-            await service.answer_all()
-            await passes_of_the_loop(TURN)
+        began = clock.seconds
+        for turns in range(1, FLOOD // TURN):
             assert service.begun_by(BUSY) == turns * TURN
+            await clock.let_pass(0.9 * REST_SECONDS)
+            assert service.begun_by(BUSY) == turns * TURN
+            await clock.let_pass(0.1 * REST_SECONDS)
+            await passes_of_the_loop(TURN)
+        assert service.begun_by(BUSY) == FLOOD
+        assert clock.seconds == pytest.approx(began + (FLOOD / TURN - 1) * REST_SECONDS)
 
     clock.run(go())
 
@@ -127,7 +121,7 @@ def test_beside_another_only_so_many_are_begun_and_not_answered(
 def test_who_waited_is_let_in_a_few_at_a_time(clock: Clock, service: Service) -> None:
     async def go() -> None:
         await service.flood()
-        await service.answer_all()
+        await clock.let_pass(REST_SECONDS)
         begun = service.begun_by(BUSY)
         at_once = []
         while begun < 2 * TURN:
@@ -139,7 +133,7 @@ def test_who_waited_is_let_in_a_few_at_a_time(clock: Clock, service: Service) ->
     clock.run(go())
 
 
-def test_a_neighbour_begins_at_once_while_sixty_of_another_wait(
+def test_a_neighbour_begins_at_once_while_many_of_another_wait(
     clock: Clock, service: Service
 ) -> None:
     async def go() -> None:
@@ -156,65 +150,70 @@ def test_all_are_served_in_the_order_in_which_they_came(clock: Clock, service: S
         served: list[int] = []
 
         async def request(number: int) -> None:
-            await service.request(BUSY, work_seconds=0.001)
+            await service.request(BUSY)
             served.append(number)
 
-        await asyncio.gather(*map(request, range(500)))
+        calls = asyncio.gather(*map(request, range(500)))
+        await service.others_call_on(2.0)
+        await calls
         assert served == list(range(500))
 
     clock.run(go())
 
 
-def test_three_that_flood_are_served_alike(clock: Clock, service: Service) -> None:
-    """Each with sixty connections that call again as soon as they are answered."""
-    floods = (BUSY, NEIGHBOUR, THIRD)
-
-    async def go() -> None:
-        async def connection(tenant_id: int) -> None:
-            while clock.seconds < 3.0:
-                await service.request(tenant_id, work_seconds=0.0005)
-                await passes_of_the_loop(2)
-
-        await service.stand_side_by_side(*floods)
-        await asyncio.gather(*[connection(tenant) for tenant in floods for _ in range(FLOOD)])
-
-    clock.run(go())
-    served = Counter(whose for whose, _ in service.begun)
-    assert min(served.values()) > 500
-    assert max(served.values()) < 1.1 * min(served.values())
-
-
 # --- Rests ------------------------------------------------------------------------
 
 
-def test_who_uses_a_turn_up_rests_as_long_as_the_processor_worked(
+def test_the_rest_is_for_what_the_tenant_cost_and_not_for_what_others_did(
     clock: Clock, service: Service
 ) -> None:
     async def go() -> None:
-        await service.flood()
-        clock.processor_seconds += 0.03  # in no time: what is counted is the processor's
-        rested = clock.seconds + 0.03 * limits.TURN_REST
-        await service.answer_all()
-        await clock.let_pass(0.02 * limits.TURN_REST)
-        await service.call(BUSY)
-        await service.call(NEIGHBOUR)
-        assert service.begun[TURN:] == [(NEIGHBOUR, clock.seconds)]
-        await clock.let_pass(0.02 * limits.TURN_REST)
-        assert service.begun_by(BUSY) == 2 * TURN
-        assert service.begun[-1][1] == pytest.approx(rested)
+        await service.stand_side_by_side(NEIGHBOUR, BUSY)
+        # In one and the same pass, others begin as many, and cost as much.
+        tasks = [
+            asyncio.create_task(service.request(tenant_id))
+            for tenant_id in [BUSY] * 2 * TURN + [NEIGHBOUR] * (TURN // 2) + [THIRD] * (TURN // 2)
+        ]
+        await passes_of_the_loop(len(tasks))
+        began = clock.seconds
+        await asyncio.gather(*tasks)
+        assert clock.seconds == pytest.approx(began + REST_SECONDS)
 
     clock.run(go())
 
 
-def test_who_rested_begins_anew_where_nobody_waits(clock: Clock, service: Service) -> None:
+def test_what_is_done_while_the_tenant_rests_counts_for_its_next_rest(
+    clock: Clock, service: Service
+) -> None:
+    """Answers cost as much as requests, and come later."""
+
+    async def go() -> None:
+        tasks = await service.flood()
+        clock.processor_seconds += 1.0
+        await clock.let_pass(REST_SECONDS)
+        await passes_of_the_loop(TURN)
+        assert service.begun_by(BUSY) == 2 * TURN
+        await service.others_call_on(0.9 * limits.TURN_REST)
+        assert service.begun_by(BUSY) == 2 * TURN
+        await service.others_call_on(0.2 * limits.TURN_REST)
+        assert service.begun_by(BUSY) > 2 * TURN
+        for task in tasks:
+            task.cancel()
+
+    clock.run(go())
+
+
+def test_what_costs_the_processor_nothing_is_not_rested_for(
+    clock: Clock, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All wait for a slow database: nothing would be better if they began later."""
+
     async def go() -> None:
         await service.stand_side_by_side(NEIGHBOUR, BUSY)
-        await service.call(BUSY, TURN)
-        clock.processor_seconds += 0.03
-        await service.answer_all()
-        await clock.let_pass(0.031 * limits.TURN_REST)
-        await service.call(BUSY, TURN)
-        assert service.begun_by(BUSY) == 2 * TURN
+        monkeypatch.setattr(time, "process_time", lambda: 0.0)
+        began = clock.seconds
+        await asyncio.gather(*await service.call(BUSY, 1_000))
+        assert clock.seconds == began
 
     clock.run(go())
 
@@ -229,97 +228,61 @@ def test_who_asks_for_less_than_a_turn_never_rests(
             await service.call(BUSY, at_once)
             assert service.begun_by(BUSY) == times * at_once
             clock.processor_seconds += 1
-            await service.answer_all()
-        assert clock.seconds == 0
+            await clock.let_pass(1.1 * limits.TURN_SECONDS)
 
     clock.run(go())
 
 
-# --- Turns that do not end by themselves ------------------------------------------
-
-
-def test_slow_requests_hold_up_no_others_for_longer_than_a_turn(
-    clock: Clock, service: Service
-) -> None:
-    async def go() -> None:
-        await service.flood()
-        await clock.let_pass(0.9 * limits.TURN_SECONDS_MAX)
-        assert service.begun_by(BUSY) == TURN
-        await clock.let_pass(0.2 * limits.TURN_SECONDS_MAX)
-        assert service.begun_by(BUSY) == 2 * TURN
-        # What is answered late belongs to a turn of the past, and ends no other.
-        await service.answer_all()
-        await clock.let_pass(0.1 * limits.TURN_SECONDS_MAX)
-        assert service.begun_by(BUSY) == 3 * TURN
-
-    clock.run(go())
-
-
-def test_a_late_answer_does_not_end_the_turn_of_others(clock: Clock) -> None:
-    queue = Queue()
-
-    async def go() -> None:
-        late = await queue.begin()
-        await clock.let_pass(2 * limits.TURN_SECONDS_MAX)
-        for _ in range(TURN):
-            await queue.begin()
-        waits = asyncio.create_task(queue.begin())
-        queue.end(late)
-        await passes_of_the_loop(5)
-        assert not waits.done()
-        await clock.let_pass(2 * limits.TURN_SECONDS_MAX)
-        assert waits.done()
-
-    clock.run(go())
-
-
-def test_a_slow_request_takes_no_room_in_later_turns(clock: Clock, service: Service) -> None:
+def test_who_begins_as_many_one_after_the_other_rests_too(clock: Clock, service: Service) -> None:
     async def go() -> None:
         await service.stand_side_by_side(NEIGHBOUR, BUSY)
+        for _ in range(TURN):
+            await service.call(BUSY)
+            await clock.let_pass(0.5 * limits.TURN_SECONDS / TURN)
         await service.call(BUSY)
-        await clock.let_pass(2 * limits.TURN_SECONDS_MAX)
-        await service.call(BUSY, TURN)
-        assert service.begun_by(BUSY) == 1 + TURN
+        assert service.begun_by(BUSY) == TURN
 
     clock.run(go())
 
 
-def test_requests_that_are_answered_at_once_leave_nobody_waiting(
+def test_three_that_flood_are_served_alike_and_use_the_whole_process(
     clock: Clock, service: Service
 ) -> None:
-    """All that began are answered before the next few are let in, and the turn goes on."""
+    """Each with sixty connections that call again as soon as they are answered."""
+    floods = (BUSY, NEIGHBOUR, THIRD)
 
     async def go() -> None:
-        await service.flood()
-        quick = [asyncio.create_task(service.request(BUSY, work_seconds=0)) for _ in range(FLOOD)]
-        await service.until_all_began(2 * FLOOD)
-        await asyncio.gather(*quick)
+        async def connection(tenant_id: int) -> None:
+            while clock.seconds < 6.0:
+                await service.request(tenant_id, keeps_loop_busy=True)
+                await passes_of_the_loop(2)
+
+        await service.stand_side_by_side(*floods)
+        await asyncio.gather(*[connection(tenant) for tenant in floods for _ in range(FLOOD)])
 
     clock.run(go())
+    served = Counter(whose for whose, _ in service.begun)
+    assert max(served.values()) < 1.2 * min(served.values())
+    assert served.total() * COST_SECONDS > 0.8 * clock.seconds
 
 
-def test_a_loop_that_is_held_up_in_the_middle_of_a_turn_forgets_nobody(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
+def test_one_that_floods_beside_a_neighbour_has_a_third_of_the_process(
+    clock: Clock, service: Service
 ) -> None:
-    """The time of a turn is over while there is room in it, and some wait for that."""
-    monkeypatch.setattr(limits, "TURN_REQUESTS_MAX", FLOOD)
-    queue = Queue()
-
     async def go() -> None:
-        turns = [await queue.begin() for _ in range(FLOOD)]
-        waits = [asyncio.create_task(queue.begin()) for _ in range(FLOOD)]
-        await passes_of_the_loop(1)
-        for turn in turns:
-            queue.end(turn)
-        while not any(waiting.done() for waiting in waits):
-            await passes_of_the_loop(1)
-        clock.seconds += 2 * limits.TURN_SECONDS_MAX
-        await passes_of_the_loop(3)
-        assert not all(waiting.done() for waiting in waits)
-        await clock.let_pass(limits.TURN_SECONDS_MAX)
-        assert all(waiting.done() for waiting in waits)
+        async def connection() -> None:
+            while clock.seconds < 6.0:
+                await service.request(BUSY, keeps_loop_busy=True)
+                await passes_of_the_loop(2)
+
+        await service.stand_side_by_side(NEIGHBOUR, BUSY)
+        calls = asyncio.gather(*[connection() for _ in range(FLOOD)])
+        await service.others_call_on(6.0)
+        await calls
 
     clock.run(go())
+    share = service.begun_by(BUSY) * COST_SECONDS / clock.seconds
+    assert share == pytest.approx(1 / (1 + limits.TURN_REST), rel=0.15)
 
 
 # --- Who goes away ----------------------------------------------------------------
@@ -330,7 +293,7 @@ def test_who_goes_away_while_it_waits_takes_no_place(clock: Clock, service: Serv
         tasks = await service.flood()
         for task in tasks[TURN : FLOOD - 1]:
             task.cancel()
-        await service.answer_all()
+        await clock.let_pass(REST_SECONDS)
         await passes_of_the_loop(FLOOD)
         assert service.begun_by(BUSY) == TURN + 1
         await service.call(BUSY, TURN - 1)
@@ -344,30 +307,28 @@ def test_where_all_who_wait_go_away_the_tenant_begins_anew(clock: Clock, service
         tasks = await service.flood()
         for task in tasks[TURN:]:
             task.cancel()
-        await service.answer_all()
-        await passes_of_the_loop(FLOOD)
+        await clock.let_pass(REST_SECONDS)
         await service.call(BUSY, TURN)
         assert service.begun_by(BUSY) == 2 * TURN
 
     clock.run(go())
 
 
-def test_who_goes_away_as_it_is_let_in_gives_its_place_back(clock: Clock) -> None:
-    queue = Queue()
+def test_a_loop_that_is_held_up_in_the_middle_of_a_turn_forgets_nobody(
+    clock: Clock, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of a turn is over while there is room in it, and some wait for that."""
+    monkeypatch.setattr(limits, "TURN_REQUESTS_MAX", FLOOD)
 
     async def go() -> None:
-        turns = [await queue.begin() for _ in range(TURN)]
-        waits = asyncio.create_task(queue.begin())
+        await service.stand_side_by_side(NEIGHBOUR, BUSY)
+        await service.call(BUSY, 2 * FLOOD)
+        await clock.let_pass(FLOOD * COST_SECONDS * limits.TURN_REST)
         await passes_of_the_loop(1)
-        for turn in turns:
-            queue.end(turn)
-        while queue._turn is None:
-            await passes_of_the_loop(1)
-        assert queue._turn.running == 1
-        waits.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waits
-        assert queue.is_idle
+        assert FLOOD < service.begun_by(BUSY) < FLOOD + TURN
+        clock.seconds += 2 * limits.TURN_SECONDS
+        await passes_of_the_loop(FLOOD)
+        assert service.begun_by(BUSY) == 2 * FLOOD
 
     clock.run(go())
 
@@ -375,25 +336,17 @@ def test_who_goes_away_as_it_is_let_in_gives_its_place_back(clock: Clock) -> Non
 def test_who_waits_for_too_long_is_told_that_there_is_too_much(
     clock: Clock, service: Service
 ) -> None:
-    async def flood() -> None:
-        await service.flood()
-        clock.processor_seconds += 2 * limits.QUEUE_WAIT_SECONDS_MAX / limits.TURN_REST
-        await service.answer_all()
-        queue = service.turns.queue_of(BUSY)
-        assert queue is not None
-        began = clock.seconds
-        with pytest.raises(Busy, match="Ask for less"):
-            await queue.begin()
-        assert clock.seconds == pytest.approx(began + limits.QUEUE_WAIT_SECONDS_MAX)
-
     async def go() -> None:
-        """Others call on: alone, nobody would wait."""
-        flooding = asyncio.create_task(flood())
-        while not flooding.done():
-            await clock.let_pass(limits.TURNS_SECONDS / 2)
-            for tenant_id in (NEIGHBOUR, THIRD):
-                await service.request(tenant_id, work_seconds=0)
-        await flooding
+        tasks = await service.flood()
+        clock.processor_seconds += 10 * limits.QUEUE_WAIT_SECONDS_MAX
+        began = clock.seconds
+        last = tasks[-1]
+        while not last.done():
+            await service.others_call_on(0.1)
+        assert clock.seconds == pytest.approx(began + limits.QUEUE_WAIT_SECONDS_MAX, abs=0.2)
+        with pytest.raises(Busy, match="Ask for less"):
+            await last
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     clock.run(go())
 
@@ -407,9 +360,10 @@ def test_when_the_others_call_no_more_all_who_wait_are_let_in(
     async def go() -> None:
         await service.stand_side_by_side(NEIGHBOUR, BUSY)
         await service.call(BUSY, 1_000)
-        await clock.let_pass(0.95 * limits.TURNS_SECONDS)
+        await clock.let_pass(0.9 * limits.TURNS_SECONDS)
         assert service.begun_by(BUSY) < 1_000 / 2
         await clock.let_pass(0.1 * limits.TURNS_SECONDS)
+        await passes_of_the_loop(2)
         assert service.begun_by(BUSY) == 1_000
         assert service.turns.queue_of(BUSY) is None
         await service.call(BUSY, 1_000)
@@ -423,7 +377,7 @@ def test_when_the_others_call_no_more_all_who_wait_are_let_in(
 
 
 def test_who_is_let_in_when_the_others_are_gone_may_go_away_too(clock: Clock) -> None:
-    queue = Queue()
+    queue = Queue(Begun())
 
     async def go() -> None:
         for _ in range(TURN):
@@ -435,7 +389,7 @@ def test_who_is_let_in_when_the_others_are_gone_may_go_away_too(clock: Clock) ->
             waiting.cancel()
         ended = await asyncio.gather(*waits, return_exceptions=True)
         assert all(isinstance(end, asyncio.CancelledError) for end in ended)
-        await clock.let_pass(2 * limits.TURN_SECONDS_MAX)
+        await clock.let_pass(2 * limits.TURN_SECONDS)
         assert queue.is_idle
 
     clock.run(go())
@@ -444,13 +398,9 @@ def test_who_is_let_in_when_the_others_are_gone_may_go_away_too(clock: Clock) ->
 def test_queues_of_those_who_ask_for_nothing_are_forgotten(clock: Clock, service: Service) -> None:
     async def go() -> None:
         for tenant_id in range(5_000):
-            await service.request(tenant_id, work_seconds=0)
+            await service.request(tenant_id)
         assert len(service.turns._queues) > 4_000
-        # Some are always there, so turns go on.
-        for _ in range(6):
-            await clock.let_pass(limits.TURNS_SECONDS / 4)
-            for tenant_id in (NEIGHBOUR, THIRD):
-                await service.request(tenant_id, work_seconds=0)
+        await service.others_call_on(1.5 * limits.TURNS_SECONDS)
         assert len(service.turns._queues) <= 2
 
     clock.run(go())
@@ -458,15 +408,13 @@ def test_queues_of_those_who_ask_for_nothing_are_forgotten(clock: Clock, service
 
 def test_a_queue_in_which_some_wait_is_not_forgotten(clock: Clock, service: Service) -> None:
     async def go() -> None:
-        await service.flood()
-        clock.processor_seconds += 3 * limits.TURNS_SECONDS / limits.TURN_REST
-        await service.answer_all()
+        tasks = await service.flood()
+        clock.processor_seconds += 2 * limits.TURNS_SECONDS
         queue = service.turns._queues[BUSY]
-        for _ in range(8):
-            await clock.let_pass(limits.TURNS_SECONDS / 4)
-            for tenant_id in (NEIGHBOUR, THIRD):
-                await service.request(tenant_id, work_seconds=0)
-        assert service.begun_by(BUSY) == TURN
+        await service.others_call_on(2 * limits.TURNS_SECONDS)
+        assert service.begun_by(BUSY) == 2 * TURN
         assert service.turns.queue_of(BUSY) is queue
+        for task in tasks:
+            task.cancel()
 
     clock.run(go())

@@ -1,6 +1,7 @@
 """What is done around every call that needs a key."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,10 @@ from counterfoil.server.access.keyring import ANONYMOUS
 from counterfoil.server.access.operations import Access
 from counterfoil.server.access.scopes import Scopes
 from counterfoil.server.api.routes import NEEDS, Answer, RawRoute
-from counterfoil.server.core.errors import Busy, ScopeMissing
+from counterfoil.server.core import limits
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.log.operations import Log
-
-pytestmark = pytest.mark.promise("P7", "P13")
+from tests.support.virtual_time import Clock, passes_of_the_loop
 
 CALLER, NEIGHBOUR = 1, 2
 
@@ -25,47 +25,34 @@ async def receive() -> Message:
     raise AssertionError
 
 
-@pytest.mark.parametrize(
-    ("scope", "fault"),
-    [
-        ("read:*", None),
-        ("read:*", Busy("not now")),
-        ("read:*", RuntimeError("a fault of ours")),
-        ("read:*", asyncio.CancelledError()),
-        ("append:*", ScopeMissing("not yours", "read:*")),
-    ],
-    ids=["answered", "refused", "broken", "left", "not let in"],
-)
-def test_a_call_leaves_its_turn_however_it_ends(scope: str, fault: BaseException | None) -> None:
-    is_let_in = scope == "read:*"
-    seen: list[bool] = []
+@pytest.mark.promise("P7", "P13")
+def test_a_call_waits_for_its_tenants_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(time, "process_time", lambda: clock.processor_seconds)
+    called = 0
+
+    async def endpoint(request: Request) -> ASGIApp:  # noqa: ARG001 - every endpoint takes one
+        nonlocal called
+        called += 1
+        clock.processor_seconds += 0.001
+        return Answer("{}")
 
     async def go() -> None:
         nowhere = Log(Settings(database_url=SecretStr("postgresql://nowhere")))
         access = Access(nowhere, api_key=None, is_open=True)
-        for tenant_id in (CALLER, NEIGHBOUR):
-            access.turns.queue_of(tenant_id)
-        queue = access.turns.queue_of(CALLER)
-        assert queue is not None
+        route = RawRoute("/x", endpoint, methods=["GET"], openapi_extra={NEEDS: "read"})
 
-        async def endpoint(request: Request) -> ASGIApp:  # noqa: ARG001 - every endpoint takes one
-            seen.append(queue.is_idle)
-            if fault is not None:
-                raise fault
-            return Answer("{}")
-
-        async def call() -> None:
-            route = RawRoute("/x", endpoint, methods=["GET"], openapi_extra={NEEDS: "read"})
-            principal = replace(ANONYMOUS.principal, tenant_id=CALLER, scopes=Scopes.parse([scope]))
+        async def call(tenant_id: int) -> None:
+            principal = ANONYMOUS.principal
+            principal = replace(principal, tenant_id=tenant_id, scopes=Scopes.parse(["read:*"]))
             state = {"admission": replace(ANONYMOUS, principal=principal)}
             await route.answered(access, {"type": "http", "method": "GET", "state": state}, receive)
 
-        if fault is None:
-            await call()
-        else:
-            with pytest.raises(type(fault)):
-                await call()
-        assert queue.is_idle
+        await call(NEIGHBOUR)
+        calls = [asyncio.create_task(call(CALLER)) for _ in range(limits.TURN_REQUESTS_MAX + 1)]
+        await passes_of_the_loop(5)
+        assert called == 1 + limits.TURN_REQUESTS_MAX
+        await asyncio.gather(*calls)
+        assert called == 2 + limits.TURN_REQUESTS_MAX
 
-    asyncio.run(go())
-    assert seen == [False] * is_let_in
+    clock.run(go())

@@ -7,24 +7,24 @@ that keeps sixty connections busy has sixty requests in front of a neighbour's o
 answers in front of its answer. Rates do not help where they allow more than the machine can do,
 and a tenant has as many keys as it likes.
 
-So while more than one tenant calls, each has *turns*. In a turn, up to ``TURN_REQUESTS_MAX`` of its
-requests begin, those that had to wait few in each pass of the loop; the next turn begins when they
-are answered. What comes meanwhile waits. That many at once are enough for group commit to do its
-work.
+So while more than one tenant calls, each has *turns*: in a turn, ``TURN_REQUESTS_MAX`` of its requests
+begin, those that had to wait few in each pass of the loop. That many at once are enough for group
+commit to do its work.
 
-And who uses a turn up rests behind it, for ``TURN_REST`` of the processor's time that passed: a
+And who uses a turn up rests behind it, ``TURN_REST`` times as long as the processor worked for it: a
 process that is never idle has something in front of everybody, and takes a processor that the
-database needs too. A request that is slow because the database is holds nobody up: after
-``TURN_SECONDS_MAX`` its turn is over without it.
+database needs too. What comes meanwhile waits. Its part in the processor's time is its part in the
+requests that began since it rested last, so that tenants which are busy at the same time use all of
+the process. Whether anything is answered does not count: a slow database holds nobody up.
 
 ::
 
     no turn ──► turn ──► rest ──► turn ──► ...        while there is more than fits into a turn
       ▲          │
-      └──────────┘   all answered, or TURN_SECONDS_MAX, before the turn was used up
+      └──────────┘   TURN_SECONDS passed before the turn was used up
 
-Who asks for one thing after another notices nothing of all this, and where one tenant calls alone
-there are no turns. What they cost a busy tenant beside others is about half of the process's time.
+Who asks for less notices nothing of all this, and where one tenant calls alone there are no turns.
+What they cost: one that is busy beside others that are not has a third of the process's time.
 """
 
 import asyncio
@@ -41,111 +41,115 @@ _BEGUN_AT_ONCE: Final = 4
 _TOO_MANY: Final = "This tenant asks for more at once than it can be served in time. Ask for less."
 
 
-class Turn:
-    """A tenant's turn: how many of its requests may begin in it yet, and how many are running."""
+class Begun:
+    """How many requests began in a process while tenants took turns."""
 
-    __slots__ = ("began_seconds", "left", "running", "timer")
+    __slots__ = ("requests",)
 
-    def __init__(self, timer: asyncio.TimerHandle) -> None:
-        self.left = limits.TURN_REQUESTS_MAX
-        self.running = 0
-        self.began_seconds = time.process_time()
-        self.timer = timer
+    def __init__(self) -> None:
+        self.requests = 0
 
 
 class Queue:
     """What a tenant asks for while others call, too.
 
-    What holds between any two calls of it: who waits is waited for by a turn that is used up, by a
-    rest, or by a ``_go_on`` that the loop has been asked for. So nobody is forgotten.
+    What holds between any two calls of it: where some wait, the tenant rests, or the loop has been
+    asked to let more in. So nobody is forgotten.
     """
 
-    def __init__(self) -> None:
-        self._turn: Turn | None = None
-        """The one that is on; None while the tenant rests, or asks for nothing."""
-        self._waiting: deque[asyncio.Future[Turn]] = deque()
+    def __init__(self, begun: "Begun") -> None:
+        self._begun = begun
+        self._left = limits.TURN_REQUESTS_MAX
+        """Requests that may begin yet in the turn that is on."""
+        self._timer: asyncio.TimerHandle | None = None
+        """When that turn is over; None while none is on."""
+        self._waiting: deque[asyncio.Future[None]] = deque()
         """In the order in which they came; those who have gone stand in it until it is theirs."""
         self._rests = False
+        self._used_seconds = 0.0
+        self._begun_before = 0
+        """The processor's time, and what had begun of all tenants, when it rested last."""
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing in it that has to be remembered."""
-        return self._turn is None and not self._waiting and not self._rests
+        return self._timer is None and not self._waiting and not self._rests
 
-    async def begin(self) -> Turn:
-        """Wait until a request may begin. Who began has to ``end`` the turn that it was given.
+    async def begin(self) -> None:
+        """Wait until a request may begin.
 
         Raises ``Busy`` after ``QUEUE_WAIT_SECONDS_MAX``.
         """
         if not (self._rests or self._waiting):
-            turn = self._turn or self._next_turn()
-            if turn.left > 0:
-                turn.left -= 1
-                turn.running += 1
-                return turn
-        place: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+            if self._timer is None:
+                self._used_seconds = time.process_time()
+                self._begun_before = self._begun.requests
+                self._next_turn()
+            self._take_place()
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         try:
             async with asyncio.timeout(limits.QUEUE_WAIT_SECONDS_MAX):
-                return await place
-        except BaseException as error:
-            if not place.cancel() and not place.cancelled():
-                self.end(place.result())  # It was let in as it went away.
-            if isinstance(error, TimeoutError):
-                raise Busy(_TOO_MANY) from None
-            raise
-
-    def end(self, turn: Turn) -> None:
-        """A request that began in this turn has been answered."""
-        turn.running -= 1
-        # Where some wait although there is room for them, they are about to be let in.
-        if turn is self._turn and not turn.running and not (turn.left > 0 and self._waiting):
-            self._over()
+                await place
+        except TimeoutError:
+            raise Busy(_TOO_MANY) from None
 
     def open(self) -> None:
         """The tenant is alone now: all who wait are let in. Nobody begins here any more."""
-        while self._waiting:
-            self._let_in(self._turn or self._next_turn())
+        for place in self._waiting:
+            if not place.done():
+                place.set_result(None)
+        self._waiting.clear()
 
-    def _next_turn(self) -> Turn:
-        timer = asyncio.get_running_loop().call_later(limits.TURN_SECONDS_MAX, self._over)
-        self._turn = Turn(timer)
-        return self._turn
+    def _next_turn(self) -> None:
+        self._left = limits.TURN_REQUESTS_MAX
+        self._timer = asyncio.get_running_loop().call_later(limits.TURN_SECONDS, self._expired)
 
-    def _over(self) -> None:
-        """The turn that is on is over; whoever leaves some waiting has used it up, too."""
-        turn = self._turn
-        assert turn is not None, "its timer was cancelled when it was over before"
-        turn.timer.cancel()
-        self._turn = None
-        if turn.left <= 0 or self._waiting:
-            self._rests = True
-            passed_seconds = time.process_time() - turn.began_seconds
-            asyncio.get_running_loop().call_later(passed_seconds * limits.TURN_REST, self._rested)
+    def _expired(self) -> None:
+        """It asked for less than it may: the next turn begins when it asks again."""
+        self._timer = None
+
+    def _take_place(self) -> None:
+        """One more of this turn's requests begins; behind the last one, the tenant rests."""
+        self._left -= 1
+        self._begun.requests += 1
+        if self._left or self._timer is None:
+            return
+        self._timer.cancel()
+        self._timer = None
+        self._rests = True
+        # In the next pass, when all that began have done their first work.
+        asyncio.get_running_loop().call_soon(self._rest)
+
+    def _rest(self) -> None:
+        now_seconds = time.process_time()
+        begun = self._begun.requests - self._begun_before
+        own_seconds = (now_seconds - self._used_seconds) * limits.TURN_REQUESTS_MAX / begun
+        rest_seconds = own_seconds * limits.TURN_REST
+        self._used_seconds = now_seconds
+        self._begun_before = self._begun.requests
+        asyncio.get_running_loop().call_later(rest_seconds, self._rested)
 
     def _rested(self) -> None:
         self._rests = False
         if self._waiting:
-            self._go_on(self._next_turn())
+            self._next_turn()
+            self._go_on()
 
-    def _go_on(self, turn: Turn) -> None:
+    def _go_on(self) -> None:
         """Let a few of those in that wait, and more in the next pass of the loop."""
-        if turn is not self._turn:
-            return  # It was over in between; behind the rest there is another.
-        for _ in range(_BEGUN_AT_ONCE):
-            if turn.left > 0 and self._waiting:
-                self._let_in(turn)
-        if turn.left > 0 and self._waiting:
-            asyncio.get_running_loop().call_soon(self._go_on, turn)
-        elif not turn.running:
-            self._over()
-
-    def _let_in(self, turn: Turn) -> None:
-        place = self._waiting.popleft()
-        if not place.done():  # Whose it is may have gone.
-            turn.left -= 1
-            turn.running += 1
-            place.set_result(turn)
+        let_in = 0
+        while self._waiting and not self._rests and let_in < _BEGUN_AT_ONCE:
+            place = self._waiting.popleft()
+            if not place.done():  # Whose it is may have gone.
+                let_in += 1
+                place.set_result(None)
+                if self._timer is None:
+                    self._next_turn()  # Its time was over between two passes.
+                self._take_place()
+        if self._waiting and not self._rests:
+            asyncio.get_running_loop().call_soon(self._go_on)
 
 
 class Turns:
@@ -155,6 +159,7 @@ class Turns:
         self._last_tenant: int | None = None
         self._are_several = False
         self._several_until = 0.0
+        self._begun = Begun()
         self._queues: dict[int, Queue] = {}
 
     def queue_of(self, tenant_id: int) -> Queue | None:
@@ -165,7 +170,7 @@ class Turns:
             return None
         queue = self._queues.get(tenant_id)
         if queue is None:
-            queue = self._queues[tenant_id] = Queue()
+            queue = self._queues[tenant_id] = Queue(self._begun)
         return queue
 
     def _take_note(self, tenant_id: int) -> None:

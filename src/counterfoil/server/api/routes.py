@@ -91,7 +91,8 @@ class RawRoute(APIRoute):
         """
         tenant_id = scope["state"]["admission"].principal.tenant_id
         queue = access.turns.queue_of(tenant_id)
-        turn = None if queue is None else await queue.begin()
+        if queue is not None:
+            await queue.begin()
         try:
             await let_in(access, scope, needs=self.needs, call=self.call_of(scope))
             return cast("ASGIApp", await self.endpoint(Request(scope, receive)))
@@ -100,9 +101,6 @@ class RawRoute(APIRoute):
             if reason is not None:
                 access.trail.refused(scope["state"]["admission"].principal, reason)
             raise
-        finally:
-            if queue is not None and turn is not None:
-                queue.end(turn)
 
     def call_of(self, scope: Scope) -> str:
         """What is called, for the book: the method and the route, never what a caller chose."""

@@ -138,12 +138,13 @@ TURN_REQUESTS_MAX: Final = 12
 """Requests that begin in one turn of a tenant: enough for group commit to have something to group.
 With one at a time, each took twice the processor's time."""
 
-TURN_SECONDS_MAX: Final = 0.1
-"""After which a turn is over, also where some of its requests are not answered yet."""
+TURN_SECONDS: Final = 0.01
+"""After which a turn is over that was not used up. Who asks for no more than fits never rests."""
 
-TURN_REST: Final = 1.0
-"""For how much of the processor's time that passed in a turn a tenant that used it up rests behind
-it: half of the process's time is then for others, and for the database beside it."""
+TURN_REST: Final = 2.0
+"""How many times as long as the processor worked for it a tenant rests that used a turn up. So one
+that is busy has a third of a process while others call, and the rest is for them, and for the
+database where it is on the same machine."""
 
 UNREAD_BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 """What is read and thrown away of a body behind the answer that refused it: many clients send
