@@ -85,10 +85,6 @@ _UNKNOWN: Final = (
     "Idempotency-Key; without one, read before you write again."
 )
 
-_ANSWERS_AT_ONCE: Final = 2
-"""Callers of one group that are answered in one pass of the event loop: each then sends its
-answer, and all others wait for that."""
-
 # SQLSTATE classes that say "not now" of the whole group and nothing of its content:
 # 25 invalid transaction state (a standby since a failover), 40 rolled back (deadlock),
 # 53 out of resources, 55 not available, 57 operator intervention.
@@ -317,7 +313,8 @@ class GroupCommit:
             )
             return
         give_up.cancel()
-        _answer(list(zip(group, result.requests, strict=True)))
+        for waiting, answer in zip(group, result.requests, strict=True):
+            waiting.answer(answer)
         self._account(lane.tenant_id, result, seconds=monotonic() - started)
 
     def _account(self, tenant_id: int, result: GroupResult, *, seconds: float) -> None:
@@ -339,14 +336,6 @@ class GroupCommit:
             _log.warning(
                 "the book's last time is ahead of the clock", tenant_id=tenant_id, seconds=ahead
             )
-
-
-def _answer(answers: Sequence[tuple[_Waiting, AppendResult]]) -> None:
-    """Answer a few callers now, and the others behind what arrives meanwhile."""
-    for waiting, answer in answers[:_ANSWERS_AT_ONCE]:
-        waiting.answer(answer)
-    if len(answers) > _ANSWERS_AT_ONCE:
-        asyncio.get_running_loop().call_soon(_answer, answers[_ANSWERS_AT_ONCE:])
 
 
 def _refuse(group: Sequence[_Waiting], error: CounterfoilError) -> None:
