@@ -21,14 +21,13 @@ from urllib.parse import unquote
 import httpx2
 import pytest
 import structlog
-from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from counterfoil.server import logs
 from counterfoil.server.api.errors import PROBLEM_OF
 from counterfoil.server.api.routes import OPEN, REFUSED_FOR, RawRoute
-from counterfoil.server.app import create_app
+from counterfoil.server.app import Service, create_app
 from counterfoil.server.core import metrics
 from counterfoil.server.core.settings import LogLevel, Settings
 from tests.support.cluster import Cluster
@@ -170,7 +169,7 @@ def steady(text: bytes) -> bytes:
 class Way:
     """One of the ways into a service, over a book of its own."""
 
-    def __init__(self, app: FastAPI, entrance: ASGIApp) -> None:
+    def __init__(self, app: Service, entrance: ASGIApp) -> None:
         self.app = app
         self._entrance = entrance
 
@@ -244,7 +243,7 @@ def counted() -> Counts:
 
 
 @asynccontextmanager
-async def service(cluster: Cluster, *, api_key: str | None) -> AsyncIterator[FastAPI]:
+async def service(cluster: Cluster, *, api_key: str | None) -> AsyncIterator[Service]:
     """A service in this process, with a book of its own."""
     with cluster.database() as database:
         app = create_app(
@@ -345,7 +344,7 @@ async def test_a_fault_of_ours_is_answered_alike_on_both_ways(
 
     async with both_ways(cluster, api_key=None) as (near, far):
         for way in (near, far):
-            monkeypatch.setattr(way.app.state.parts.log, "get", broken)
+            monkeypatch.setattr(way.app.parts.log, "get", broken)
         call = Call("GET", "/events/1")
         answer = await near.ask(call)
         assert answer == await far.ask(call)
@@ -459,7 +458,7 @@ async def test_each_refusal_of_a_right_key_is_counted_once_on_both_ways(cluster:
                 for answer in answers
                 if answer.status == 403
             )
-            await way.app.state.parts.access.trail.close()  # tells what it has not told yet
+            await way.app.parts.access.trail.close()  # tells what it has not told yet
             read = Call("GET", "/events", "type=counterfoil.access_refused").with_headers(**owner)
             events = json.loads((await way.ask(read)).body)["events"]
             reasons = {"name": refused["name-not-yours"], "scope": refused["scope-missing"]}

@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any, Final
 
 import structlog
-from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
@@ -57,12 +56,12 @@ _ROUTERS: Final = (
 )
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> "Service":
     """Put the service together. It connects to the database when the server starts it.
 
     The database need not be there at that time: ``/health/ready`` says 503 until it is.
     """
-    app = _Service(
+    app = Service(
         settings,
         title="Counterfoil",
         version=_version(),
@@ -79,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-class _Service(DescribedService):
+class Service(DescribedService):
     """The application behind our own door: its id and its key come before all else.
 
     The door stands around FastAPI's whole stack and not in it as middleware, so that it can
@@ -88,6 +87,8 @@ class _Service(DescribedService):
 
     def __init__(self, settings: Settings, **more: Any) -> None:
         super().__init__(**more)
+        self.parts: Parts
+        """Put together when the server starts. Not in ``state``, which looks each name up twice."""
         self.state.settings = settings
         self.state.body_shares = body_shares()
 
@@ -99,7 +100,7 @@ class _Service(DescribedService):
             for route in router.routes
             if isinstance(route, RawRoute) and route.needs != OPEN
         ]
-        return Door(super().__call__, routes, lambda: self.state.parts.access)
+        return Door(super().__call__, routes, lambda: self.parts.access)
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +112,7 @@ class _Service(DescribedService):
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: "Service") -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     log = await Log.open(settings)
     access = Access(
@@ -120,7 +121,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         is_open=settings.open_to_this_machine,
     )
     event_types, brake = EventTypes(log), Brake(log)
-    app.state.parts = Parts(log, access, event_types, brake, Appends(event_types, brake))
+    app.parts = Parts(log, access, event_types, brake, Appends(event_types, brake))
     loop = asyncio.get_running_loop()
     _spare_the_garbage_collector()
     try:

@@ -19,7 +19,6 @@ from typing import Final, cast
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from counterfoil.server.access.keyring import Keyring
-from counterfoil.server.access.operations import Access
 from counterfoil.server.access.principal import Principal
 from counterfoil.server.access.scopes import Managed, Operated
 from counterfoil.server.api.errors import refusal
@@ -94,25 +93,6 @@ async def admit(keyring: Keyring, scope: Scope) -> Principal:
                 verdict.wait_seconds,
             )
     return principal
-
-
-async def let_in(access: Access, scope: Scope, *, needs: str, call: str) -> None:
-    """See that an admitted caller may make this call at all, and tell of it where that is due.
-
-    Done for every call that needs a key, at the door and on the long way alike.
-
-    Args:
-        needs: what the call's route says that it needs.
-        call: what it is, for the book: ``GET /events``, without its parameters.
-
-    Raises:
-        ScopeMissing: the key's scopes rule it out.
-        Unavailable: an auditor's read cannot be told, and so is not made.
-    """
-    principal = scope["state"]["admission"].principal
-    must_be_let(principal, needs)
-    if principal.kind == "auditor":
-        await access.trail.audited(principal, call)
 
 
 def must_be_let(principal: Principal, needs: str) -> None:

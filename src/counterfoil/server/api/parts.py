@@ -30,7 +30,7 @@ class Parts(NamedTuple):
 
 def parts(request: Request) -> Parts:
     """Return the parts of this service."""
-    return cast("Parts", request.app.state.parts)
+    return cast("Parts", request.scope["app"].parts)
 
 
 async def judged(request: Request, model: type[Judged]) -> Judged:

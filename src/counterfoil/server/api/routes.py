@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 from counterfoil.server.access.operations import Access
-from counterfoil.server.api.auth import let_in
+from counterfoil.server.api.auth import must_be_let
 from counterfoil.server.core.errors import (
     CounterfoilError,
     NameNotYours,
@@ -75,7 +75,7 @@ class RawRoute(APIRoute):
             if self.needs == OPEN:
                 response = await endpoint(Request(scope, receive))
             else:
-                response = await self.answered(scope["app"].state.parts.access, scope, receive)
+                response = await self.answered(scope["app"].parts.access, scope, receive)
             await response(scope, receive, send)
 
         self.app = serve
@@ -87,19 +87,23 @@ class RawRoute(APIRoute):
         way alike: here it waits for its tenant's turn where others call, too; and here it is seen
         that the key may make it, and counted, once, where it may not.
 
-        Raises what ``let_in`` and the endpoint raise, and ``Busy`` where its turn does not come.
+        Raises ``ScopeMissing`` for a call that the key's scopes rule out, ``Unavailable`` where an
+        auditor's read cannot be told, and so is not made, ``Busy`` where its turn does not come;
+        and what the endpoint raises.
         """
-        tenant_id = scope["state"]["admission"].principal.tenant_id
-        queue = access.turns.queue_of(tenant_id)
+        principal = scope["state"]["admission"].principal
+        queue = access.turns.queue_of(principal.tenant_id)
         if queue is not None:
             await queue.begin()
         try:
-            await let_in(access, scope, needs=self.needs, call=self.call_of(scope))
+            must_be_let(principal, self.needs)
+            if principal.kind == "auditor":
+                await access.trail.audited(principal, self.call_of(scope))
             return cast("ASGIApp", await self.endpoint(Request(scope, receive)))
         except CounterfoilError as error:
             reason = REFUSED_FOR.get(type(error))
             if reason is not None:
-                access.trail.refused(scope["state"]["admission"].principal, reason)
+                access.trail.refused(principal, reason)
             raise
 
     def call_of(self, scope: Scope) -> str:

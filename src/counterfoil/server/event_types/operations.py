@@ -77,6 +77,10 @@ class EventTypes:
             NotWritten: the rules cannot be read now.
             Everything else that ``Log.append`` raises.
         """
+        if self._registry.has_no_rules(tenant_id):
+            with contextlib.suppress(RulesChanged):
+                return await self._log.append(tenant_id, asked)
+            self._registry.forget(tenant_id)
         for _ in range(limits.RULES_TRIES_MAX):
             try:
                 rules = await self._registry.rules(tenant_id)

@@ -77,6 +77,11 @@ class Registry:
                 self._rules.popitem(last=False)
         return rules
 
+    def has_no_rules(self, tenant_id: int) -> bool:
+        """Whether this tenant, as far as this process knows, never registered or settled anything."""
+        rules = self._rules.get(tenant_id)
+        return rules is not None and not rules.position
+
     def forget(self, tenant_id: int) -> None:
         """The rules of this tenant have changed: read them anew when they are needed."""
         self._rules.pop(tenant_id, None)
