@@ -1,15 +1,25 @@
-"""A real service for the contract tests, and a book that can be asked whether it grew."""
+"""A real service for the contract tests, its clients, and a book that can be asked whether it grew."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol, cast
 
 import httpx2
 import pytest
 
+from counterfoil import AsyncCounterfoil, Counterfoil
 from tests.support.cluster import Cluster
 from tests.support.service import Service, running_service
+from tests.unit.client.doors import Blocking
 
 KEY = "a-key-of-the-tests"
+
+
+class Connect(Protocol):
+    """Makes a client of a service."""
+
+    def __call__(self, service: Service, **settings: Any) -> Counterfoil: ...
 
 
 class Door:
@@ -70,3 +80,23 @@ def locked_service(cluster: Cluster) -> Iterator[Service]:
         running_service(database.url, api_key=KEY) as service,
     ):
         yield service
+
+
+@pytest.fixture(params=["blocking", "asynchronous"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Make clients of a service, of one kind and of the other; all are closed in the end."""
+    made: list[Counterfoil] = []
+    with asyncio.Runner() as runner:
+
+        def connected(service: Service, **settings: Any) -> Counterfoil:
+            settings = {"base_url": service.url, "timeout": 30, **settings}
+            if request.param == "blocking":
+                client = Counterfoil(**settings)
+            else:
+                client = cast("Counterfoil", Blocking(AsyncCounterfoil(**settings), runner))
+            made.append(client)
+            return client
+
+        yield connected
+        for client in made:
+            client.close()

@@ -1,10 +1,8 @@
 """Both clients against the real service: what the simulated one promises, it keeps."""
 
-import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -12,7 +10,6 @@ import pytest
 
 from counterfoil import (
     APIConnectionError,
-    AsyncCounterfoil,
     AuthenticationError,
     BookRestored,
     Condition,
@@ -25,34 +22,9 @@ from counterfoil import (
     NotFoundError,
     QueryItem,
 )
-from tests.contract.conftest import KEY
+from tests.contract.conftest import KEY, Connect
 from tests.support.cluster import Cluster
 from tests.support.service import Service, running_service
-from tests.unit.client.doors import Blocking
-
-
-class Connect(Protocol):
-    def __call__(self, service: Service, **settings: Any) -> Counterfoil: ...
-
-
-@pytest.fixture(params=["blocking", "asynchronous"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Make clients of a service, of one kind and of the other; all are closed in the end."""
-    made: list[Counterfoil] = []
-    with asyncio.Runner() as runner:
-
-        def connected(service: Service, **settings: Any) -> Counterfoil:
-            settings = {"base_url": service.url, "timeout": 30, **settings}
-            if request.param == "blocking":
-                client = Counterfoil(**settings)
-            else:
-                client = cast("Counterfoil", Blocking(AsyncCounterfoil(**settings), runner))
-            made.append(client)
-            return client
-
-        yield connected
-        for client in made:
-            client.close()
 
 
 @pytest.fixture

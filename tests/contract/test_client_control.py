@@ -4,18 +4,16 @@ What the simulated service of the client's unit tests promises about keys, tenan
 the brake, the real one keeps.
 """
 
-import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from uuid import uuid4
 
 import pytest
 
 from counterfoil import (
     APIStatusError,
-    AsyncCounterfoil,
     AuthenticationError,
     Counterfoil,
     Frozen,
@@ -30,10 +28,9 @@ from counterfoil import (
 )
 from counterfoil.cli.app import run
 from counterfoil.cli.exits import ExitCode
-from tests.contract.conftest import KEY
+from tests.contract.conftest import KEY, Connect
 from tests.support.cluster import Cluster
 from tests.support.service import Service, running_service
-from tests.unit.client.doors import Blocking
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -42,7 +39,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-class Connect(Protocol):
+class ConnectWith(Protocol):
     """Makes a client that calls with a key."""
 
     def __call__(self, api_key: str, **settings: Any) -> Counterfoil: ...
@@ -58,40 +55,26 @@ def service(cluster: Cluster) -> Iterator[Service]:
         yield started
 
 
-@pytest.fixture(params=["blocking", "asynchronous"])
-def connect(request: pytest.FixtureRequest, service: Service) -> Iterator[Connect]:
-    """Make clients of the service, of one kind and of the other; all are closed in the end."""
-    made: list[Counterfoil] = []
-    with asyncio.Runner() as runner:
-
-        def connected(api_key: str, **settings: Any) -> Counterfoil:
-            settings = {"base_url": service.url, "timeout": 30, "api_key": api_key, **settings}
-            if request.param == "blocking":
-                client = Counterfoil(**settings)
-            else:
-                client = cast("Counterfoil", Blocking(AsyncCounterfoil(**settings), runner))
-            made.append(client)
-            return client
-
-        yield connected
-        for client in made:
-            client.close()
+@pytest.fixture
+def connect(connect: Connect, service: Service) -> ConnectWith:
+    """Make clients of the service with one key or another."""
+    return lambda api_key, **settings: connect(service, api_key=api_key, **settings)
 
 
 @pytest.fixture
-def operator(connect: Connect) -> Counterfoil:
+def operator(connect: ConnectWith) -> Counterfoil:
     """A client with the key that the service was started with."""
     return connect(KEY)
 
 
 @pytest.fixture
-def admin(connect: Connect, operator: Counterfoil) -> Counterfoil:
+def admin(connect: ConnectWith, operator: Counterfoil) -> Counterfoil:
     """A client of the admin of a new tenant, in whose book nothing is yet but his key."""
     return connect(operator.tenants.create(f"tenant {uuid4()}").key.reveal())
 
 
 @pytest.fixture
-def agent(connect: Connect, admin: Counterfoil) -> Counterfoil:
+def agent(connect: ConnectWith, admin: Counterfoil) -> Counterfoil:
     """A client of an agent of that tenant, ``a``, who may write and read everything."""
     return connect(admin.keys.create(kind="agent", name="a").reveal())
 
@@ -103,7 +86,7 @@ def appended(cf: Counterfoil, agent_name: str, event_type: str, **payload: Any) 
 # --- P7: keys -----------------------------------------------------------------------------
 
 
-def test_the_life_of_a_key(connect: Connect, admin: Counterfoil) -> None:
+def test_the_life_of_a_key(connect: ConnectWith, admin: Counterfoil) -> None:
     assert (admin.me().principal, admin.me().kind) == ("admin:admin", "admin")
 
     created = admin.keys.create(
@@ -164,7 +147,7 @@ def test_a_repeated_creation_has_no_text(admin: Counterfoil) -> None:
 
 
 def test_a_follower_ends_when_its_key_does(
-    connect: Connect, admin: Counterfoil, agent: Counterfoil
+    connect: ConnectWith, admin: Counterfoil, agent: Counterfoil
 ) -> None:
     created = admin.keys.create(kind="auditor", name="m.ito")
     at = appended(agent, "a", "seen")
@@ -176,7 +159,7 @@ def test_a_follower_ends_when_its_key_does(
 
 
 def test_a_key_that_calls_too_often_is_told_when_to_come_back(
-    connect: Connect, admin: Counterfoil
+    connect: ConnectWith, admin: Counterfoil
 ) -> None:
     slow = admin.keys.create(kind="auditor", name="m.ito", rate_per_second=1, rate_burst=1)
     impatient = connect(slow.reveal(), max_retries=0)
@@ -186,7 +169,9 @@ def test_a_key_that_calls_too_often_is_told_when_to_come_back(
     assert connect(slow.reveal(), max_retries=5).me().rate_per_second == 1
 
 
-def test_a_tenant_has_a_book_and_keys_of_its_own(connect: Connect, operator: Counterfoil) -> None:
+def test_a_tenant_has_a_book_and_keys_of_its_own(
+    connect: ConnectWith, operator: Counterfoil
+) -> None:
     assert (operator.me().tenant, operator.me().key_id) == ("default", None)
     name, key = f"acme {uuid4()}", str(uuid4())
     acme = operator.tenants.create(name, idempotency_key=key)

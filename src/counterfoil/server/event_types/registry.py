@@ -140,7 +140,7 @@ class Registry:
             # Compiling a large one takes milliseconds, in which others would not be heard.
             schema = await asyncio.to_thread(compile_stored, text)
         finally:
-            del self._compiling[place]
+            self._compiling.pop(place, None)
         self._keep(place, schema)
         return schema
 
