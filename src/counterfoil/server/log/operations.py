@@ -378,7 +378,7 @@ class Log:
                     ],
                 )
             case _:
-                return InvariantBroken(f"append_v3 answered {result.status!r}")
+                return InvariantBroken(f"append_v4 answered {result.status!r}")
 
 
 def _outcome(error: CounterfoilError) -> str:

@@ -1,8 +1,8 @@
 """The service's own events: what it writes about keys, rules and freezes, under its own name.
 
 Each is an append like any other, in the tenant's own book and in its order. What makes it
-different is its *effect*: the row of ``5_rules.sql`` that it makes or changes, in the same
-step, at its position (``6_effects.sql``). The event's payload tells the book what happened;
+different is its *effect*: the row of ``05_rules.sql`` that it makes or changes, in the same
+step, at its position (``11_effects.sql``). The event's payload tells the book what happened;
 the effect holds what the tables need beside that (the digest of a key), and is stored nowhere
 else. No freeze holds such an event back: otherwise nobody could thaw a frozen book.
 """
@@ -49,7 +49,7 @@ def own_append(
 
     Args:
         event: what ``own_event`` made.
-        effect: what it does, see ``apply_effect`` in ``6_effects.sql``.
+        effect: what it does, see ``apply_effect`` in ``11_effects.sql``.
         asked: the call that it answers, with its judged content: what an idempotency key is
             compared by. (The event may hold what is new in each try, such as a key's id.)
         key: the caller's idempotency key.

@@ -9,7 +9,7 @@
 
 -- name: append
 select first_position, created_at, head, clock_ahead_seconds, has_listeners, others
-from counterfoil.append_v3(%(tenant_id)s::integer, %(requests)s::jsonb, %(lock_wait_milliseconds)s::integer);
+from counterfoil.append_v4(%(tenant_id)s::integer, %(requests)s::jsonb, %(lock_wait_milliseconds)s::integer);
 
 -- name: head
 select b.incarnation::text as incarnation,
@@ -146,7 +146,7 @@ select set_config('synchronous_commit', 'off', true),
 listen counterfoil_heads;
 
 -- name: tell_of_listening
--- Held for as long as the session listens: append_v3 sees by it that somebody does, and the
+-- Held for as long as the session listens: append_v4 sees by it that somebody does, and the
 -- writers need not ring where nobody does.
 select pg_advisory_lock_shared(7163395187);
 

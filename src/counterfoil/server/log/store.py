@@ -38,7 +38,7 @@ _STATEMENTS: Final = statements_of("counterfoil.server.log")
 
 
 class AppendResult(NamedTuple):
-    """What ``append_v3`` answered to one request of a group.
+    """What ``append_v4`` answered to one request of a group.
 
     Attributes:
         first_position: of its events; None where it was refused.
@@ -59,7 +59,7 @@ class AppendResult(NamedTuple):
 
 
 class GroupResult(NamedTuple):
-    """What ``append_v3`` answered to a group.
+    """What ``append_v4`` answered to a group.
 
     Attributes:
         requests: the answers, in the order of the requests.
@@ -75,7 +75,7 @@ class GroupResult(NamedTuple):
 
 
 class _Other(msgspec.Struct):
-    """A request of a group that was not stored, as ``append_v3`` writes it."""
+    """A request of a group that was not stored, as ``append_v4`` writes it."""
 
     request: int
     status: AppendStatus
@@ -328,7 +328,7 @@ def _group_result(row: Row, event_counts: Sequence[int]) -> GroupResult:
             last = position + event_count - 1
             results.append(AppendResult("stored", position, event_count, created_at, last, None))
             position = last + 1
-    invariant(position == int(head) + 1, "append_v3 stored what it says")
+    invariant(position == int(head) + 1, "append_v4 stored what it says")
     return GroupResult(results, int(head), float(ahead), has_listeners == "t")
 
 

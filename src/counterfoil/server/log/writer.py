@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 All appends of a tenant are serial in the database, and each commit costs a flush. So each
-process puts what is waiting for a tenant into one call of ``append_v3`` and starts the
+process puts what is waiting for a tenant into one call of ``append_v4`` and starts the
 next as soon as the last returned: while one group is being flushed, the next gathers.
 Nothing waits on purpose; an append that finds its lane idle starts at once, alone.
 
