@@ -53,10 +53,11 @@ $$;
 --   {"status": "found", or "not_found" and nothing more,
 --    "answers": {"<request, from 0>": {"status": "done" | "replayed" | "key_reused" | "again" |
 --                "lost", "lost": [[generation, position, attempt], …], "lease_ends": time}, …},
---    "paused": …, "generation": …,
+--    "paused": …, "generation": …, "changed_by": the event that made or changed it last,
 --    "behind": whether more is to be put out, as far as is known,
 --    "next_due_seconds": when the next delivery is due, where a claim got less than it asked for,
 --    "exhausted": whether something is to be set aside,
+--    "freed": whether something became ready for whoever comes next,
 --    "unfinished": whether others hold something that may come back}
 create function counterfoil.consume_v1(
     p_tenant_id integer,
@@ -106,6 +107,7 @@ declare
     v_behind boolean := false;
     v_short boolean := false;
     v_locked boolean := false;
+    v_freed boolean := false;
     v_next_due timestamptz;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
@@ -232,6 +234,7 @@ begin
             end if;
             perform counterfoil.finish_deliveries(
                 p_tenant_id, v_consumer.generation, v_positions, v_next);
+            v_freed := v_next <> '{}';
         end if;
 
         update counterfoil.deliveries d
@@ -269,6 +272,7 @@ begin
         ) as r
         where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
           and d.position = r.position;
+        v_freed := v_freed or found;
     end if;
 
     ---- What is due --------------------------------------------------------------------
@@ -474,6 +478,8 @@ begin
             where s.status is not null and s.status <> 'acknowledged'), '{}'),
         'paused', v_consumer.paused,
         'generation', v_consumer.generation,
+        'changed_by', v_consumer.position,
+        'freed', v_freed,
         'behind', v_behind,
         'next_due_seconds', extract(epoch from v_next_due - clock_timestamp()),
         'exhausted', exists (
