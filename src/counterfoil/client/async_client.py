@@ -10,14 +10,15 @@ import httpx2
 
 from counterfoil.client import control_requests
 from counterfoil.client.async_access import AsyncKeys, AsyncTenants
+from counterfoil.client.async_consumers import AsyncConsumers
 from counterfoil.client.async_events import AsyncEvents
 from counterfoil.client.async_guard import AsyncGuard
 from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
 from counterfoil.client.async_transport import AsyncTransport
 from counterfoil.client.calls import MAX_RETRIES_DEFAULT
 from counterfoil.client.control_model import Me
-from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore, guard_query
-from counterfoil.client.model import Query, Texts
+from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore
+from counterfoil.client.model import Query, Texts, query_of
 from counterfoil.client.transport import Settings
 
 
@@ -58,6 +59,9 @@ class AsyncCounterfoil:
     brake: AsyncBrake
     """The calls that freeze an agent, a tag or the book: ``freeze``, ``thaw``, ``list`` …"""
 
+    consumers: AsyncConsumers
+    """The calls about consumers: ``put``, ``get``, ``claim``, ``dead_letters`` …"""
+
     keys: AsyncKeys
     """The calls about keys: ``create``, ``list``, ``rotate``, ``revoke`` …"""
 
@@ -84,6 +88,7 @@ class AsyncCounterfoil:
         self.events = AsyncEvents(self._transport)
         self.event_types = AsyncEventTypes(self._transport)
         self.brake = AsyncBrake(self._transport)
+        self.consumers = AsyncConsumers(self._transport)
         self.keys = AsyncKeys(self._transport)
         self.settings = AsyncBookSettings(self._transport)
         self.tenants = AsyncTenants(self._transport)
@@ -132,7 +137,7 @@ class AsyncCounterfoil:
             GuardTooLarge: on entering; more match, and a guard never reads a part only.
             UnsendableValue: nothing is asked for, which would mean the whole book.
         """
-        core = GuardCore(guard_query(query, tags, types, agents), max_events)
+        core = GuardCore(query_of(query, tags, types, agents), max_events)
         return AsyncGuard(self._transport, core)
 
     async def __aenter__(self) -> Self:

@@ -46,7 +46,6 @@ from counterfoil.client.model import (
     QueryItem,
     Stored,
     StoredBatch,
-    Texts,
     items_of,
 )
 from counterfoil.client.paging import Paging
@@ -64,20 +63,6 @@ class _State(Enum):
     UNREAD = auto()
     FRESH = auto()
     SPENT = auto()
-
-
-def guard_query(query: Query | None, tags: Texts, types: Texts, agents: Texts) -> Query:
-    """Return the query that a guard's arguments ask for.
-
-    Raises:
-        UsageError: both a query and filters were given.
-        UnsendableValue: neither was.
-    """
-    if query is None:
-        return QueryItem(types=types, agents=agents, tags=tags)
-    if tags or types or agents:
-        raise UsageError("Give a guard either `query` or tags, types and agents, not both.")
-    return query
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ import httpx2
 from counterfoil.client import control_requests
 from counterfoil.client.calls import MAX_RETRIES_DEFAULT
 from counterfoil.client.control_model import Me
-from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore, guard_query
-from counterfoil.client.model import Query, Texts
+from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore
+from counterfoil.client.model import Query, Texts, query_of
 from counterfoil.client.sync_access import Keys, Tenants
+from counterfoil.client.sync_consumers import Consumers
 from counterfoil.client.sync_events import Events
 from counterfoil.client.sync_guard import Guard
 from counterfoil.client.sync_rules import BookSettings, Brake, EventTypes
@@ -58,6 +59,9 @@ class Counterfoil:
     brake: Brake
     """The calls that freeze an agent, a tag or the book: ``freeze``, ``thaw``, ``list`` …"""
 
+    consumers: Consumers
+    """The calls about consumers: ``put``, ``get``, ``claim``, ``dead_letters`` …"""
+
     keys: Keys
     """The calls about keys: ``create``, ``list``, ``rotate``, ``revoke`` …"""
 
@@ -84,6 +88,7 @@ class Counterfoil:
         self.events = Events(self._transport)
         self.event_types = EventTypes(self._transport)
         self.brake = Brake(self._transport)
+        self.consumers = Consumers(self._transport)
         self.keys = Keys(self._transport)
         self.settings = BookSettings(self._transport)
         self.tenants = Tenants(self._transport)
@@ -132,7 +137,7 @@ class Counterfoil:
             GuardTooLarge: on entering; more match, and a guard never reads a part only.
             UnsendableValue: nothing is asked for, which would mean the whole book.
         """
-        core = GuardCore(guard_query(query, tags, types, agents), max_events)
+        core = GuardCore(query_of(query, tags, types, agents), max_events)
         return Guard(self._transport, core)
 
     def __enter__(self) -> Self:

@@ -24,14 +24,16 @@ from counterfoil import (
     Counterfoil,
 )
 from counterfoil.client.async_access import AsyncKeys, AsyncTenants
+from counterfoil.client.async_consumers import AsyncConsumers
 from counterfoil.client.async_events import AsyncEvents
 from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
 from tests.unit.client.simulated_book import SimulatedBook
-from tests.unit.client.simulated_service import SimulatedService
+from tests.unit.client.simulated_consumers import SimulatedConsumers
 
 _TWINS = (
     AsyncBookSettings,
     AsyncBrake,
+    AsyncConsumers,
     AsyncEventIterator,
     AsyncEventTypes,
     AsyncEvents,
@@ -114,13 +116,13 @@ class Connect(Protocol):
 
 
 @pytest.fixture
-def service() -> SimulatedService:
+def service() -> SimulatedConsumers:
     """The simulated service that the client talks to."""
-    return SimulatedService()
+    return SimulatedConsumers()
 
 
 @pytest.fixture
-def book(service: SimulatedService) -> SimulatedBook:
+def book(service: SimulatedConsumers) -> SimulatedBook:
     """The same, for tests of which the book is all that matters."""
     return service
 
