@@ -84,9 +84,11 @@ from counterfoil.client.model import (
 
 if TYPE_CHECKING:
     from counterfoil.client.async_client import AsyncCounterfoil
+    from counterfoil.client.async_consuming import AsyncDeliveries, AsyncHeldDelivery
     from counterfoil.client.async_guard import AsyncGuard
     from counterfoil.client.async_reading import AsyncEventIterator, AsyncFollower
     from counterfoil.client.sync_client import Counterfoil
+    from counterfoil.client.sync_consuming import Deliveries, HeldDelivery
     from counterfoil.client.sync_guard import Guard
     from counterfoil.client.sync_reading import EventIterator, Follower
 
@@ -98,9 +100,11 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AsyncCounterfoil",
+    "AsyncDeliveries",
     "AsyncEventIterator",
     "AsyncFollower",
     "AsyncGuard",
+    "AsyncHeldDelivery",
     "Attempt",
     "AuthenticationError",
     "Backoff",
@@ -117,6 +121,7 @@ __all__ = [
     "CreatedTenant",
     "DeadLetter",
     "DeletedConsumer",
+    "Deliveries",
     "Delivery",
     "Event",
     "EventIterator",
@@ -128,6 +133,7 @@ __all__ = [
     "Frozen",
     "Guard",
     "GuardTooLarge",
+    "HeldDelivery",
     "IdempotencyMismatch",
     "InternalServerError",
     "InvalidRequestError",
@@ -160,13 +166,17 @@ __all__ = [
 
 _LOADED_WHEN_USED: Final = {
     "AsyncCounterfoil": "async_client",
+    "AsyncDeliveries": "async_consuming",
     "AsyncEventIterator": "async_reading",
     "AsyncFollower": "async_reading",
     "AsyncGuard": "async_guard",
+    "AsyncHeldDelivery": "async_consuming",
     "Counterfoil": "sync_client",
+    "Deliveries": "sync_consuming",
     "EventIterator": "sync_reading",
     "Follower": "sync_reading",
     "Guard": "sync_guard",
+    "HeldDelivery": "sync_consuming",
 }
 
 

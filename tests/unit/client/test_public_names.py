@@ -15,14 +15,18 @@ import pytest
 import counterfoil
 from counterfoil import (
     AsyncCounterfoil,
+    AsyncDeliveries,
     AsyncEventIterator,
     AsyncFollower,
     AsyncGuard,
+    AsyncHeldDelivery,
     Counterfoil,
     CounterfoilError,
+    Deliveries,
     EventIterator,
     Follower,
     Guard,
+    HeldDelivery,
 )
 from counterfoil.client.async_access import AsyncKeys, AsyncTenants
 from counterfoil.client.async_consumers import AsyncConsumers
@@ -125,6 +129,8 @@ def described(twin: type) -> dict[str, list[tuple[Any, ...]]]:
         (EventTypes, AsyncEventTypes),
         (Brake, AsyncBrake),
         (Consumers, AsyncConsumers),
+        (Deliveries, AsyncDeliveries),
+        (HeldDelivery, AsyncHeldDelivery),
     ],
 )
 def test_what_one_client_can_do_so_can_the_other(blocking: type, asynchronous: type) -> None:
