@@ -26,14 +26,12 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from enum import Enum
-from typing import Any, Final, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 from counterfoil.client import consumer_requests
 from counterfoil.client.calls import BACKOFF_SECONDS_MAX, RetryPolicy
-from counterfoil.client.consumer_model import Claimed, Delivery, Lease
+from counterfoil.client.consumer_model import Claimed, Lease
 from counterfoil.client.errors import (
     APIConnectionError,
     APIError,
@@ -43,6 +41,7 @@ from counterfoil.client.errors import (
     UsageError,
 )
 from counterfoil.client.following import RECONNECT_SECONDS_MAX
+from counterfoil.client.holding import Hold, State, Together, deliveries_of, lost_of
 from counterfoil.client.model import Condition, NewEvent, StoredBatch
 from counterfoil.client.requests import Ask
 
@@ -53,59 +52,9 @@ LOGGER: Final = logging.getLogger("counterfoil")
 TOKENS_MAX: Final = 1_000
 """What one call claims, extends or gives back at most: the service's own limit."""
 
-LEASE_PART: Final = 0.5
-"""The part of a lease after which it is extended. The other half is for attempts that fail."""
-
-SERVICE_CLOCK_SECONDS: Final = 2.0
-"""How exactly the service's clock is known: its answers give their time in whole seconds, which
-may be one old."""
-
-EXTENSION_SECONDS_MIN: Final = 0.25
-"""The shortest time between two extensions, however short the leases are."""
-
 IDLE_SECONDS: Final = 1.0
 """The pause after a claim that came back empty without having waited, as it does when the
 service stops."""
-
-
-class State(Enum):
-    """How a delivery stands; the value says what has become of it."""
-
-    HELD = "is held"
-    DONE = "is done"
-    GIVEN_BACK = "was given back"
-    SET_ASIDE = "was set aside"
-    LOST = "is not held any more"
-
-
-@dataclass(eq=False, slots=True)
-class Hold:
-    """One delivery in hand. Times are those of the clock that the shell goes by."""
-
-    delivery: Delivery
-    lease: Lease
-    state: State = State.HELD
-    settling: bool = False
-    doubtful: bool = False
-    failures: int = 0
-    extend_at: float = 0.0
-    over_at: float = 0.0
-
-    def leased(self, lease: Lease, now: float) -> None:
-        """Take in a lease that was answered just now."""
-        self.lease = lease
-        answered_at = lease.answered_at or datetime.now(UTC)
-        left = (lease.ends - answered_at).total_seconds() - SERVICE_CLOCK_SECONDS
-        self.over_at = now + max(left, 0.0)
-        self.extend_at = now + max(left * LEASE_PART, EXTENSION_SECONDS_MIN)
-
-
-@dataclass(frozen=True, slots=True)
-class Together(Generic[T]):
-    """One call about several deliveries in hand: all of them, or none."""
-
-    ask: Ask[T]
-    holds: tuple[Hold, ...]
 
 
 class Consuming:
@@ -190,8 +139,6 @@ class Consuming:
         self._reached()
         self._tell_status(claimed.status)
         for delivery in claimed:
-            if delivery.token in self._in_hand:
-                continue
             lease = Lease(ends=delivery.lease_ends, answered_at=claimed.answered_at)
             hold = Hold(delivery, lease)
             hold.leased(lease, now)
@@ -237,20 +184,21 @@ class Consuming:
             return None
         held = [hold for hold in self._in_hand.values() if not hold.doubtful]
         holds = sorted(held, key=lambda hold: hold.extend_at)[:TOKENS_MAX]
-        ask = consumer_requests.extend(self.consumer, _deliveries(holds), lease_seconds=None)
+        ask = consumer_requests.extend(self.consumer, deliveries_of(holds), lease_seconds=None)
         return Together(ask, tuple(holds))
 
     def extended(self, extension: Together[Lease], lease: Lease) -> None:
         """Take in that all of them are held longer."""
         self._extension_failures = 0
         self._reached()
+        now = self._now()
         for hold in extension.holds:
-            hold.leased(lease, self._now())
+            hold.leased(lease, now)
 
     def not_extended(self, extension: Together[Lease], error: Exception) -> float:
         """Take in that they were not extended, and return how long to wait before it goes on."""
         if isinstance(error, LeaseLost):
-            for hold in _lost(extension, error):
+            for hold in lost_of(extension, error):
                 if hold.settling:
                     hold.doubtful = True
                 else:
@@ -273,6 +221,8 @@ class Consuming:
                 self._lose(hold)
 
     def _lose(self, hold: Hold) -> None:
+        if hold.state is not State.HELD:
+            return  # Settled, while the call was under way that asked for it.
         self._leaves(hold, State.LOST)
         LOGGER.warning(
             "Event %d of the consumer %r is not held any more (attempt %d).",
@@ -392,7 +342,7 @@ class Consuming:
         for hold in holds:
             hold.settling = True
         ask = consumer_requests.release(
-            self.consumer, _deliveries(holds), delay_seconds=0, reason=None, idempotency_key=None
+            self.consumer, deliveries_of(holds), delay_seconds=0, reason=None, idempotency_key=None
         )
         return Together(ask, holds)
 
@@ -407,7 +357,7 @@ class Consuming:
         for hold in back.holds:
             hold.settling = False
         if isinstance(error, LeaseLost):
-            for hold in _lost(back, error):
+            for hold in lost_of(back, error):
                 self._lose(hold)
             return
         LOGGER.warning(
@@ -453,16 +403,6 @@ class Consuming:
 _TOO_MANY_REQUESTS: Final = 429
 
 _UNREACHED: Final = APIConnectionError("The service could not be reached.")
-
-
-def _deliveries(holds: Collection[Hold]) -> list[Delivery]:
-    return [hold.delivery for hold in holds]
-
-
-def _lost(together: Together[Any], error: LeaseLost) -> list[Hold]:
-    """Those of a call that its refusal names; where it names none, it may be any of them."""
-    named = [hold for hold in together.holds if hold.delivery.token in error.lost]
-    return named or list(together.holds)
 
 
 def _keyed(ask: Ask[T]) -> Ask[T]:

@@ -11,9 +11,10 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 from counterfoil.client.calls import Call
 from counterfoil.client.consumer_model import Claimed
-from counterfoil.client.consuming import LOGGER, Consuming, Hold, State
+from counterfoil.client.consuming import LOGGER, Consuming
 from counterfoil.client.errors import APIError, CounterfoilError, UsageError
 from counterfoil.client.handling import UNSETTLED, holder_of, reason_of
+from counterfoil.client.holding import Hold, State
 from counterfoil.client.model import Condition, Event, NewEvent, StoredBatch
 from counterfoil.client.requests import Ask
 from counterfoil.client.sync_transport import SyncTransport

@@ -368,10 +368,10 @@ def test_what_is_being_acknowledged_is_not_lost_because_it_cannot_be_extended() 
 
     async def test(cf: AsyncCounterfoil) -> None:
         (delivery,) = await only(cf, 1)
-        await asyncio.sleep(28.5)
+        await asyncio.sleep(28)
         service.consumers.faults.extend([lost_answer(), unreachable()])
         acknowledged = asyncio.create_task(delivery.done(SCORED))
-        await asyncio.sleep(1)
+        await asyncio.sleep(1.1)
         # The acknowledgement waits to be sent again; the extension was told that it is lost.
         assert len(service.calls("extend")) == 1
         assert not acknowledged.done()
@@ -380,6 +380,41 @@ def test_what_is_being_acknowledged_is_not_lost_because_it_cannot_be_extended() 
 
     service.run(test, max_retries=0)
     assert service.types() == ["payment", "score"]
+
+
+def test_what_could_not_be_acknowledged_is_lost_after_all() -> None:
+    service = VirtualService(payments=1)
+
+    async def test(cf: AsyncCounterfoil) -> None:
+        (delivery,) = await only(cf, 1)
+        await asyncio.sleep(28)
+        service.consumers.faults.extend(
+            [lost_answer(), unreachable(), None, *[unreachable()] * 100]
+        )
+        with pytest.raises(OutcomeUnknown):
+            await delivery.done(SCORED)
+        assert len(service.calls("extend")) == 1
+        assert delivery.lost
+
+    service.run(test, max_retries=0)
+
+
+def test_what_was_acknowledged_during_an_extension_is_done(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = VirtualService(payments=2)
+
+    async def test(cf: AsyncCounterfoil) -> None:
+        first, second = await only(cf, 2)
+        await asyncio.sleep(28.995)
+        await first.done()  # While the extension is on its way, which comes too late for it.
+        await asyncio.sleep(1)
+        assert (first.settled, first.lost) == (True, False)
+        assert not second.lost
+
+    service.run(test)
+    assert [len(call["tokens"]) for call in service.calls("extend")] == [2, 1]
+    assert warnings_of(caplog) == []
 
 
 def test_an_acknowledgement_is_tried_until_the_lease_is_over() -> None:
@@ -456,6 +491,20 @@ def test_a_loop_outlasts_an_outage_and_tells_of_it_once(caplog: pytest.LogCaptur
     assert told[1] == "The consumer 'scorer' can be worked again."
 
 
+def test_a_service_is_left_alone_for_as_long_as_it_asks() -> None:
+    service = VirtualService(payments=1)
+    busy = problem(503, "busy", "Later.", headers={"Retry-After": "60"})
+    limited = problem(429, "rate-limited", "Later.", headers={"Retry-After": "90"})
+    service.consumers.faults.extend([Fault(busy), Fault(busy), Fault(limited)])
+
+    async def test(cf: AsyncCounterfoil) -> None:
+        await only(cf, 1)
+        assert 210 <= service.clock.seconds < 211
+
+    service.run(test)
+    assert len(service.calls("claim")) == 4
+
+
 @pytest.mark.parametrize(
     ("status", "name", "kind"),
     [
@@ -479,6 +528,7 @@ def test_what_the_service_decides_is_raised(
             assert await deliveries.next() is not None
 
     service.run(test)
+    assert len(set(service.keys("claim"))) == 2
 
 
 def test_another_service_is_not_waited_for() -> None:
@@ -729,6 +779,22 @@ def test_leaving_gives_back_what_is_in_hand_and_does_not_count_it() -> None:
     assert service.states() == ["done", "ready", "ready", "ready"]
     (back,) = service.calls("release")
     assert (len(back["tokens"]), back["delay_seconds"], "reason" in back) == (2, 0, False)
+
+
+def test_leaving_does_not_take_away_what_is_just_being_acknowledged() -> None:
+    service = VirtualService(payments=2)
+
+    async def test(cf: AsyncCounterfoil) -> None:
+        async with cf.consume("scorer", max_at_once=2) as deliveries:
+            delivery = await deliveries.next()
+            assert delivery is not None
+            acknowledged = asyncio.create_task(delivery.done(SCORED))
+            await passes_of_the_loop(3)
+        await acknowledged
+
+    service.run(test)
+    assert service.states() == ["done", "ready"]
+    assert [len(call["tokens"]) for call in service.calls("release")] == [1]
 
 
 def test_what_was_lost_meanwhile_does_not_keep_the_others_from_going_back() -> None:
