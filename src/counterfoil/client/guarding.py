@@ -148,16 +148,18 @@ class GuardCore:
             UnsendableValue: the event cannot be written as JSON.
         """
         self._check_may_commit(idempotency_key)
-        return requests.append(event, self._condition(), idempotency_key)
+        return requests.append(event, self.condition, idempotency_key)
 
     def commit_batch(
         self, events: Collection[NewEvent], idempotency_key: str | None
     ) -> Ask[StoredBatch]:
         """Ask for several events to be appended under the condition; as ``commit``."""
         self._check_may_commit(idempotency_key)
-        return requests.append_batch(events, self._condition(), idempotency_key)
+        return requests.append_batch(events, self.condition, idempotency_key)
 
-    def _condition(self) -> Condition:
+    @property
+    def condition(self) -> Condition:
+        """That nothing which matches was written after what was read; raises as ``seen``."""
         return Condition(self._query, after=self.seen.head, incarnation=self.seen.incarnation)
 
     def _check_may_commit(self, idempotency_key: str | None) -> None:

@@ -164,6 +164,22 @@ def test_a_refused_outcome_leaves_it_in_hand(cf: Counterfoil, service: Simulated
     assert service.received[-1].headers["Idempotency-Key"] == "mine"
 
 
+def test_a_guard_and_a_delivery_go_together(cf: Counterfoil, service: SimulatedConsumers) -> None:
+    with cf.consume("scorer") as deliveries:
+        delivery = deliveries.next()
+        assert delivery is not None
+        with delivery, cf.guard(types="flag") as seen:
+            service.add(event_type="flag")
+            while not delivery.settled:
+                event_type = "declined" if seen.events else "approved"
+                decided = NewEvent(agent_name="approver", event_type=event_type, payload={})
+                try:
+                    delivery.done(decided, condition=seen.condition)
+                except ConditionFailed:
+                    seen.refresh()
+    assert [event["event_type"] for event in service.events[-2:]] == ["flag", "declined"]
+
+
 def test_what_is_lost_says_so(cf: Counterfoil, service: SimulatedConsumers) -> None:
     with cf.consume("scorer") as deliveries:
         delivery = deliveries.next()
