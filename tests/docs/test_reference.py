@@ -16,7 +16,16 @@ from typer.core import TyperGroup
 from counterfoil import OutcomeUnknown
 from counterfoil.cli.app import app
 from counterfoil.cli.exits import MEANINGS
-from counterfoil.client import async_importing, calls, following, guarding, importing, transport
+from counterfoil.client import (
+    async_importing,
+    calls,
+    consuming,
+    following,
+    guarding,
+    handling,
+    importing,
+    transport,
+)
 from counterfoil.client.answers import Answer, error_of
 from counterfoil.server.api.problems import CATALOGUE, ProblemType
 from counterfoil.server.core import limits, metrics
@@ -51,7 +60,17 @@ def test_every_limit_is_documented_with_its_value() -> None:
 
 def test_every_documented_limit_is_one() -> None:
     known: dict[str, Decimal] = {}
-    for module in (async_importing, calls, following, guarding, importing, transport, limits):
+    for module in (
+        async_importing,
+        calls,
+        consuming,
+        following,
+        guarding,
+        handling,
+        importing,
+        transport,
+        limits,
+    ):
         known |= _numbers_of(module)
     assert {name: known.get(name) for name in _documented_limits()} == _documented_limits()
 
@@ -95,6 +114,8 @@ def _phrases_with_numbers() -> Iterator[tuple[str, str]]:
     client = "docs/guides/python-client.md"
     yield client, f"{transport.TIMEOUT_SECONDS_DEFAULT:.0f} seconds,"
     yield client, f"{transport.CONNECT_SECONDS_DEFAULT:.0f} to connect"
+    yield client, f"`stop_seconds` ({handling.STOP_SECONDS_DEFAULT:.0f}) to finish"
+    yield client, f"`wait_seconds` ({handling.CLAIM_WAIT_SECONDS_DEFAULT:.0f})."
     yield client, f"longer than the {limits.APPEND_OUTCOME_SECONDS_MAX:.0f} seconds"
     yield "docs/errors.md", f"found, at most {limits.FIELD_ERRORS_MAX}."
 
