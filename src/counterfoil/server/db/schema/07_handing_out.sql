@@ -99,7 +99,8 @@ declare
     v_ends timestamptz;
     v_positions bigint[];
     v_next bigint[];
-    v_wanted integer;
+    v_asked integer;                -- how many the claims ask for
+    v_wanted integer;               -- and how many of those may be in flight
     v_taken counterfoil.token[] := '{}';
     v_texts text[];
     v_head bigint;
@@ -293,7 +294,7 @@ begin
             where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
               and d.position = any (v_positions);
         end if;
-        if cardinality(v_positions) < c_due and v_now - v_progress.due_low > 2 * c_due_margin then
+        if cardinality(v_positions) < c_due and v_progress.due_low < v_now - 2 * c_due_margin then
             update counterfoil.consumer_progress p
             set due_low = least(v_now - c_due_margin, (
                 select d.due_at - interval '1 microsecond' from counterfoil.deliveries d
@@ -316,6 +317,7 @@ begin
         where c.call = 'claim'
           and (v_status[c.nth] in ('done', 'acknowledged') or v_status[c.nth] is null));
     if v_wanted > 0 and not v_consumer.paused then
+        v_asked := v_wanted;
         if v_consumer.in_flight_max is not null then
             -- The count of what is held must not move under those who count it.
             perform from counterfoil.consumer_progress p
@@ -366,8 +368,9 @@ begin
             v_behind := v_head > (
                 select p.reached from counterfoil.consumer_progress p
                 where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-            v_short := cardinality(v_taken) < v_wanted;
         end if;
+        -- Also where no more may be in flight: it is to be told when to come again.
+        v_short := cardinality(v_taken) < v_asked;
     end if;
 
     if v_taken <> '{}' then
