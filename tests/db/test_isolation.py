@@ -37,16 +37,24 @@ NOT_ONE_TENANTS: Final = frozenset(
     }
 )
 CONSUMERS_ROWS: Final[tuple[LiteralString, ...]] = (
-    "insert into counterfoil.consumers values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1, "
-    "'[{\"types\": [\"noted\"]}]', '\"beginning\"', 'customer', 60, 3, 1, 2, 300, null, 'pass', "
-    "false, now(), 'p')",
-    "insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low) "
-    "values (%(tenant)s, 1, 'c' || %(tenant)s::text, 1, 1)",
-    "insert into counterfoil.deliveries (tenant_id, generation, position, state, keys, place) "
-    "values (%(tenant)s, 1, 1, 'ready', array['customer:c'], 1)",
+    (
+        "insert into counterfoil.consumers values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1, "
+        "'[{\"types\": [\"noted\"]}]', '\"beginning\"', 'customer', 60, 3, 1, 2, 300, null, 'pass', "
+        "false, now(), 'p')"
+    ),
+    (
+        "insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low) "
+        "values (%(tenant)s, 1, 'c' || %(tenant)s::text, 1, 1)"
+    ),
+    (
+        "insert into counterfoil.deliveries (tenant_id, generation, position, state, keys, place) "
+        "values (%(tenant)s, 1, 1, 'ready', array['customer:c'], 1)"
+    ),
     "insert into counterfoil.delivery_keys values (%(tenant)s, 1, 'customer:c', 1, 1)",
-    "insert into counterfoil.dead_letters values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1, 1, "
-    "'[]', 'why', 1, now(), 'p', false)",
+    (
+        "insert into counterfoil.dead_letters values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1, 1, "
+        "'[]', 'why', 1, now(), 'p', false)"
+    ),
     "insert into counterfoil.consumer_calls values (%(tenant)s, 'p', 'k', sha256('x'), '{}', now())",
 )
 ON_THE_TENANT: Final = re.compile(
