@@ -81,6 +81,8 @@ create table counterfoil.consumer_progress (
     due_low timestamptz not null default '-infinity',
     -- how many were put out, those that were replayed with them
     put_out bigint not null default 0,
+    -- whether it began with a seek, and not where the consumer was to start
+    sought boolean not null default false,
     -- what a replay adds to the places that follow, so that places only grow
     place_shift bigint not null default 0,
     -- how many had left at two moments of late, some ten seconds apart: the rate

@@ -92,6 +92,8 @@ create table counterfoil.consumer_progress (
     due_low timestamptz not null default '-infinity',
     -- how many were put out, those that were replayed with them
     put_out bigint not null default 0,
+    -- whether it began with a seek, and not where the consumer was to start
+    sought boolean not null default false,
     -- what a replay adds to the places that follow, so that places only grow
     place_shift bigint not null default 0,
     -- how many had left at two moments of late, some ten seconds apart: the rate
@@ -1315,7 +1317,7 @@ declare
     v_old counterfoil.consumers;
     v_new counterfoil.consumers;
     v_begun boolean;
-    v_reached bigint := counterfoil.start_position(p_tenant_id, p_effect -> 'start', p_position);
+    v_reached bigint;
 begin
     select * into v_old from counterfoil.consumers c
     where c.tenant_id = p_tenant_id and c.name = p_effect ->> 'name';
@@ -1328,6 +1330,10 @@ begin
         p_effect ->> 'dead_letters', coalesce(v_old.paused, false),
         coalesce(v_old.created_at, p_now), coalesce(v_old.created_by, p_effect ->> 'by'));
 
+    -- From "now" on means from the event that said so first.
+    v_reached := counterfoil.start_position(
+        p_tenant_id, v_new.start,
+        case when v_new.start = v_old.start then v_old.generation else p_position end);
     if v_old.name is null then
         if (select count(*) from counterfoil.consumers c
             where c.tenant_id = p_tenant_id) >= c_consumers_max
@@ -1351,7 +1357,7 @@ begin
        or v_new.order_by is distinct from v_old.order_by
     then
         -- Locked, so that nothing is put out by the old query after this.
-        select p.put_out > 0 into v_begun from counterfoil.consumer_progress p
+        select p.put_out > 0 or p.sought into v_begun from counterfoil.consumer_progress p
         where p.tenant_id = p_tenant_id and p.generation = v_old.generation
         for no key update skip locked;
         if not found then
@@ -1415,8 +1421,9 @@ begin
         if v_reached is null then
             return 'after_above_head';
         end if;
-        insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low)
-        values (p_tenant_id, p_position, v_consumer.name, v_reached, v_reached + 1);
+        insert into counterfoil.consumer_progress (
+            tenant_id, generation, consumer, reached, low, sought)
+        values (p_tenant_id, p_position, v_consumer.name, v_reached, v_reached + 1, true);
         update counterfoil.consumers c set generation = p_position, position = p_position
         where c.tenant_id = p_tenant_id and c.name = v_consumer.name;
         -- What is put out anew needs no letter to be remembered by.
