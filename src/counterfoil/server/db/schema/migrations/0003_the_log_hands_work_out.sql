@@ -647,6 +647,7 @@ declare
     c_steps constant integer := 4;
     c_due_margin constant interval := '30 seconds';
     v_consumer counterfoil.consumers;
+    v_current counterfoil.consumers;        -- as it is under the lock of its progress
     v_progress counterfoil.consumer_progress;
     v_calls counterfoil.consumer_call[];
     v_status text[];
@@ -664,6 +665,7 @@ declare
     v_taken counterfoil.token[] := '{}';
     v_texts text[];
     v_head bigint;
+    v_reached bigint;
     v_behind boolean := false;
     v_short boolean := false;
     v_locked boolean := false;
@@ -907,19 +909,23 @@ begin
                 for no key update skip locked;
                 v_locked := found;
             end if;
-            if v_locked then
+            -- Whoever changes what it reads holds its progress; so from here on that stays.
+            select * into v_current from counterfoil.consumers c
+            where c.tenant_id = p_tenant_id and c.name = p_name
+              and c.generation = v_consumer.generation;
+            if v_locked and found then
                 for v_step in 1 .. c_steps loop
-                    exit when cardinality(v_taken) >= v_wanted or v_head <= (
+                    v_reached := (
                         select p.reached from counterfoil.consumer_progress p
                         where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-                    if counterfoil.put_out(p_tenant_id, v_consumer, v_head) > 0 then
+                    exit when cardinality(v_taken) >= v_wanted or v_head <= v_reached;
+                    if counterfoil.put_out(p_tenant_id, v_current, v_head) > 0 then
+                        -- What was ready up to there is taken.
                         v_taken := v_taken || array(
                             select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
                             from counterfoil.deliveries d
                             where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                              and d.position >= v_progress.low and d.state = 'ready'
-                              and not exists (
-                                  select from unnest(v_taken) as t where t.position = d.position)
+                              and d.position > v_reached and d.state = 'ready'
                             order by d.position limit v_wanted - cardinality(v_taken)
                             for no key update skip locked);
                     end if;
