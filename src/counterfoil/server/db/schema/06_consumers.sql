@@ -39,6 +39,9 @@
 --   4. the consumer's progress. Who holds it waits for nothing any more: claiming and joining
 --      lines pass over what is locked.
 --
+-- Before all of these, consume_v1 waits for the idempotency keys of its calls; append_v4 has no
+-- part in that.
+--
 -- Every statement that walks deliveries begins at `low` or `due_low`, below which no row is
 -- left. What was deleted there stays in the indexes until vacuum has come by, and vacuum comes
 -- late where some other session holds an old snapshot; walking over it made claims six times

@@ -148,8 +148,21 @@ begin
 
     ---- What was asked for before ----------------------------------------------------
 
+    -- One key is used by one call at a time, whatever process it came to.
+    perform pg_advisory_xact_lock(p_tenant_id, k.hash)
+    from (
+        select distinct hashtext(c.principal || ' ' || c.key) as hash from unnest(v_calls) as c
+        where c.key is not null
+        order by 1
+    ) as k;
     for v_found in
-        select c.nth, c.call, c.content_digest = k.content_digest as same, k.answer,
+        select c.nth, c.call, k.answer,
+               case when exists (
+                   -- An append has used it: that was another request, whatever it was.
+                   select from counterfoil.idempotency_keys i
+                   where i.tenant_id = p_tenant_id and i.principal = c.principal and i.key = c.key
+                   offset 0) then false
+               else c.content_digest = k.content_digest end as same,
                row_number() over (partition by c.principal, c.key order by c.nth) as bearer
         from unnest(v_calls) with ordinality as c (
             call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
@@ -211,13 +224,6 @@ begin
         loop
             if v_found.lost is null then
                 v_status[v_found.request] := 'done';
-            -- The same request may have been answered, by another process, during the wait.
-            elsif v_calls[v_found.request].key is not null and exists (
-                select from counterfoil.consumer_calls k
-                where k.tenant_id = p_tenant_id and k.principal = v_calls[v_found.request].principal
-                  and k.key = v_calls[v_found.request].key)
-            then
-                v_status[v_found.request] := 'again';
             else
                 v_status[v_found.request] := 'lost';
                 v_lost := jsonb_set(v_lost, array[v_found.request::text], v_found.lost);
@@ -327,10 +333,16 @@ begin
             for no key update;
             v_locked := true;
             v_now := clock_timestamp();
+            -- What is due and locked may be about to be extended, in time: it counts.
             v_wanted := least(v_wanted, greatest(0, v_consumer.in_flight_max - (
                 select count(*) from counterfoil.deliveries d
                 where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_now and d.state = 'held')));
+                  and d.due_at > v_progress.due_low and d.state = 'held'
+            ) + cardinality(array(
+                select d.position from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
+                  and d.due_at > v_progress.due_low and d.due_at <= v_now and d.state = 'held'
+                for key share skip locked))));
         end if;
         v_taken := array(
             select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
