@@ -303,11 +303,13 @@ begin
               and d.position = any (v_positions);
         end if;
         if cardinality(v_positions) < c_due and v_progress.due_low < v_now - 2 * c_due_margin then
+            -- Once in half a minute from the beginning: a commit that waits for its standby may
+            -- have taken longer than the margin, and what it leaves must not be passed over.
             update counterfoil.consumer_progress p
             set due_low = least(v_now - c_due_margin, (
                 select d.due_at - interval '1 microsecond' from counterfoil.deliveries d
                 where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_progress.due_low
+                  and d.due_at > '-infinity'
                 order by d.due_at limit 1))
             where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation
               and exists (

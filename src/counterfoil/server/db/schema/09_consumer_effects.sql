@@ -225,7 +225,9 @@ begin
     if not found then
         return 'consumer_not_found';
     end if;
-    if p_effect ->> 'principal' is not null then
+    if cardinality(v_positions) > (select count(distinct t.position) from unnest(v_tokens) as t) then
+        return 'lease_lost';
+    elsif p_effect ->> 'principal' is not null then
         v_fault := counterfoil.hand_in_fault(p_tenant_id, p_effect, v_tokens);
         if v_fault is not null then
             return v_fault;
@@ -245,7 +247,8 @@ begin
                 join counterfoil.deliveries d
                     on d.tenant_id = p_tenant_id and d.generation = t.generation
                     and d.position = t.position
-                where d.state = 'exhausted' and d.attempts = t.attempt
+                where d.generation = v_consumer.generation
+                  and d.state = 'exhausted' and d.attempts = t.attempt
             ) = cardinality(v_positions) then 'row_busy' else 'unchanged' end;
         end if;
     end if;
@@ -366,9 +369,12 @@ begin
         return 'row_busy';
     end if;
 
-    update counterfoil.deliveries d set state = 'ready', uncounted = d.attempts
+    update counterfoil.deliveries d
+    set state = 'ready', uncounted = d.attempts, history = l.history
+    from counterfoil.dead_letters l
     where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-      and d.position = any (v_holding.positions);
+      and d.position = any (v_holding.positions)
+      and l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = d.position;
     insert into counterfoil.deliveries (
         tenant_id, generation, position, state, attempts, uncounted, history, keys, place)
     select p_tenant_id, v_consumer.generation, j.position,

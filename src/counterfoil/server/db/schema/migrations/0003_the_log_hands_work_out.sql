@@ -866,11 +866,13 @@ begin
               and d.position = any (v_positions);
         end if;
         if cardinality(v_positions) < c_due and v_progress.due_low < v_now - 2 * c_due_margin then
+            -- Once in half a minute from the beginning: a commit that waits for its standby may
+            -- have taken longer than the margin, and what it leaves must not be passed over.
             update counterfoil.consumer_progress p
             set due_low = least(v_now - c_due_margin, (
                 select d.due_at - interval '1 microsecond' from counterfoil.deliveries d
                 where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_progress.due_low
+                  and d.due_at > '-infinity'
                 order by d.due_at limit 1))
             where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation
               and exists (
@@ -1499,7 +1501,9 @@ begin
     if not found then
         return 'consumer_not_found';
     end if;
-    if p_effect ->> 'principal' is not null then
+    if cardinality(v_positions) > (select count(distinct t.position) from unnest(v_tokens) as t) then
+        return 'lease_lost';
+    elsif p_effect ->> 'principal' is not null then
         v_fault := counterfoil.hand_in_fault(p_tenant_id, p_effect, v_tokens);
         if v_fault is not null then
             return v_fault;
@@ -1519,7 +1523,8 @@ begin
                 join counterfoil.deliveries d
                     on d.tenant_id = p_tenant_id and d.generation = t.generation
                     and d.position = t.position
-                where d.state = 'exhausted' and d.attempts = t.attempt
+                where d.generation = v_consumer.generation
+                  and d.state = 'exhausted' and d.attempts = t.attempt
             ) = cardinality(v_positions) then 'row_busy' else 'unchanged' end;
         end if;
     end if;
@@ -1640,9 +1645,12 @@ begin
         return 'row_busy';
     end if;
 
-    update counterfoil.deliveries d set state = 'ready', uncounted = d.attempts
+    update counterfoil.deliveries d
+    set state = 'ready', uncounted = d.attempts, history = l.history
+    from counterfoil.dead_letters l
     where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-      and d.position = any (v_holding.positions);
+      and d.position = any (v_holding.positions)
+      and l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = d.position;
     insert into counterfoil.deliveries (
         tenant_id, generation, position, state, attempts, uncounted, history, keys, place)
     select p_tenant_id, v_consumer.generation, j.position,
@@ -1792,6 +1800,9 @@ set enable_mergejoin = off
 set jit = off
 as $$
 #variable_conflict use_column
+declare
+    -- A clock that is asked for each row cannot be looked up in an index.
+    v_now timestamptz := clock_timestamp();
 begin
     perform set_config('counterfoil.consumers', 'all', true);
     return query
@@ -1799,7 +1810,7 @@ begin
         where exists (
             select from counterfoil.deliveries d
             where d.tenant_id = c.tenant_id and d.generation = c.generation
-              and d.due_at <= clock_timestamp()
+              and d.due_at <= v_now
             offset 0)
         or exists (
             select from counterfoil.deliveries d
@@ -1807,14 +1818,24 @@ begin
               and d.state = 'exhausted'
             offset 0);
     return query
-        select distinct p.tenant_id, null from counterfoil.consumer_progress p
+        -- Of each tenant that has calls the oldest, from one tenant to the next.
+        with recursive calling (tenant_id, created_at) as (
+            (select k.tenant_id, k.created_at from counterfoil.consumer_calls k
+             order by k.tenant_id, k.created_at limit 1)
+            union all
+            select following.* from calling
+            cross join lateral (
+                select k.tenant_id, k.created_at from counterfoil.consumer_calls k
+                where k.tenant_id > calling.tenant_id
+                order by k.tenant_id, k.created_at limit 1
+            ) as following
+        )
+        select k.tenant_id, null from calling k where k.created_at < v_now - interval '11 minutes'
+        union
+        select p.tenant_id, null from counterfoil.consumer_progress p
         where not exists (
             select from counterfoil.consumers c
-            where c.tenant_id = p.tenant_id and c.name = p.consumer and c.generation = p.generation)
-        or exists (
-            select from counterfoil.consumer_calls k
-            where k.tenant_id = p.tenant_id and k.created_at < clock_timestamp() - interval '11 minutes'
-            offset 0);
+            where c.tenant_id = p.tenant_id and c.name = p.consumer and c.generation = p.generation);
     perform set_config('counterfoil.consumers', '', true);
 end
 $$;
@@ -1834,6 +1855,7 @@ set jit = off
 as $$
 declare
     v_tenant_id integer := counterfoil.current_tenant();
+    v_now timestamptz := clock_timestamp();
     v_over record;
     v_positions bigint[];
     v_rows integer := 0;
@@ -1868,7 +1890,7 @@ begin
     delete from counterfoil.consumer_calls k
     where k.tenant_id = v_tenant_id and (k.principal, k.key) in (
         select o.principal, o.key from counterfoil.consumer_calls o
-        where o.tenant_id = v_tenant_id and o.created_at < clock_timestamp() - interval '10 minutes'
+        where o.tenant_id = v_tenant_id and o.created_at < v_now - interval '10 minutes'
         order by o.created_at limit p_rows_max
         for update skip locked);
     get diagnostics v_deleted = row_count;
