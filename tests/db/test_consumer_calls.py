@@ -123,9 +123,7 @@ def test_two_calls_of_a_group_with_one_key_are_told_apart(
 ) -> None:
     pay(consumer, "a:1", "a:2")
     held = consume(consumer, claim(2))
-    answered = consume(
-        consumer, ack(held.tokens[0], **KEYED), ack(held.tokens[1], **OTHER)
-    )
+    answered = consume(consumer, ack(held.tokens[0], **KEYED), ack(held.tokens[1], **OTHER))
     assert [answered.status(nth) for nth in range(2)] == ["done", "again"]
     assert consume(consumer, ack(held.tokens[1], **OTHER)).status() == "key_reused"
     assert list(states(owner).values()) == ["held"]
@@ -174,7 +172,9 @@ def test_an_outcome_is_answered_again(
     assert (again.status, again.first_position) == ("replayed", first.first_position)
     other = request(principal="agent:a", key="k", **hands_in(held.tokens[1]))
     assert append_one(consumer, other).status == "key_reused"
-    events = request(event(event_type="x"), principal="agent:a", key="k", **hands_in(held.tokens[0]))
+    events = request(
+        event(event_type="x"), principal="agent:a", key="k", **hands_in(held.tokens[0])
+    )
     assert append_one(consumer, events).status == "key_reused"
     assert list(states(owner).values()) == ["held"]
 

@@ -33,9 +33,7 @@ def consumer(service: psycopg.Connection) -> psycopg.Connection:
 
 def outcome(*tokens: Token, principal: str = "agent:a", **more: object) -> dict[str, object]:
     """An event that says what came of these deliveries."""
-    return request(
-        event(event_type="scored"), principal=principal, **{**hands_in(*tokens), **more}
-    )
+    return request(event(event_type="scored"), principal=principal, **{**hands_in(*tokens), **more})
 
 
 def test_an_outcome_takes_what_it_was_about_out_of_hand(

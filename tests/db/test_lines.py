@@ -70,9 +70,7 @@ def test_an_event_without_a_key_waits_for_nobody(consumer: psycopg.Connection) -
     assert consume(consumer, claim(9)).positions == [one, two, three]
 
 
-def test_who_fails_keeps_its_place(
-    consumer: psycopg.Connection, owner: psycopg.Connection
-) -> None:
+def test_who_fails_keeps_its_place(consumer: psycopg.Connection, owner: psycopg.Connection) -> None:
     one, two = pay(consumer, "customer:1", "customer:1")
     held = consume(consumer, claim())
     consume(consumer, release(*held.tokens, reason="No.", seconds=60))

@@ -81,9 +81,7 @@ def test_a_claim_that_meets_a_seek_or_a_deletion_hands_out_what_is_worthless(
 
 
 @pytest.mark.parametrize("what", ["pause", "seek", "delete", "put"])
-def test_who_changes_a_consumer_does_not_wait_for_a_claim_in_flight(
-    race: Race, what: str
-) -> None:
+def test_who_changes_a_consumer_does_not_wait_for_a_claim_in_flight(race: Race, what: str) -> None:
     """All of the book's writers would wait with him."""
     make_consumer(race.service, in_flight_max=9)
     pay(race.service, "a:1")

@@ -284,9 +284,7 @@ def test_nothing_is_waited_for_under_the_head(race: Race, call) -> None:  # type
 def test_who_is_next_in_line_is_not_waited_for_under_the_head(race: Race) -> None:
     """Two leave two lines of one event; the second under the head."""
     make_consumer(race.service, order_by="customer")
-    one, two, both = pay(
-        race.service, "customer:1", "customer:2", ("customer:1", "customer:2")
-    )
+    one, two, both = pay(race.service, "customer:1", "customer:2", ("customer:1", "customer:2"))
     held = consume(race.service, claim(3))
     assert held.positions == [one, two]
     other = race.session()
