@@ -27,27 +27,34 @@ OWNED: Final = (
 )
 PACKAGES: Final = (
     *("counterfoil.server.log", "counterfoil.server.access", "counterfoil.server.brake"),
-    *("counterfoil.server.event_types", "counterfoil.server.consumers"),
+    "counterfoil.server.event_types",
 )
 NOT_ONE_TENANTS: Final = frozenset(
     # What tells of the database or of all tenants, by its purpose; and what only writes.
     {
         *("append", "ring", "listen", "tell_of_listening", "readiness"),
         *("see_all_books", "recover", "presented", "tenants", "note_uses"),
-        *("consume", "in_need", "clear"),
     }
 )
 CONSUMERS_ROWS: Final[tuple[LiteralString, ...]] = (
-    """insert into counterfoil.consumers values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1,
-    '[{"types": ["noted"]}]', '"beginning"', 'customer', 60, 3, 1, 2, 300, null, 'pass', false,
-    now(), 'p')""",
-    """insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low)
-    values (%(tenant)s, 1, 'c' || %(tenant)s::text, 1, 1)""",
-    """insert into counterfoil.deliveries (tenant_id, generation, position, state, keys, place)
-    values (%(tenant)s, 1, 1, 'ready', array['customer:c'], 1)""",
+    (
+        "insert into counterfoil.consumers values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1, "
+        "'[{\"types\": [\"noted\"]}]', '\"beginning\"', 'customer', 60, 3, 1, 2, 300, null, 'pass', "
+        "false, now(), 'p')"
+    ),
+    (
+        "insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low) "
+        "values (%(tenant)s, 1, 'c' || %(tenant)s::text, 1, 1)"
+    ),
+    (
+        "insert into counterfoil.deliveries (tenant_id, generation, position, state, keys, place) "
+        "values (%(tenant)s, 1, 1, 'ready', array['customer:c'], 1)"
+    ),
     "insert into counterfoil.delivery_keys values (%(tenant)s, 1, 'customer:c', 1, 1)",
-    """insert into counterfoil.dead_letters values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1, 1,
-    '[]', 'why', 1, now(), 'p', false)""",
+    (
+        "insert into counterfoil.dead_letters values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1, 1, "
+        "'[]', 'why', 1, now(), 'p', false)"
+    ),
     "insert into counterfoil.consumer_calls values (%(tenant)s, 'p', 'k', sha256('x'), '{}', now())",
 )
 ON_THE_TENANT: Final = re.compile(

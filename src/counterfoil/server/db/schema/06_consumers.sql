@@ -39,6 +39,9 @@
 --   4. the consumer's progress. Who holds it waits for nothing any more: claiming and joining
 --      lines pass over what is locked.
 --
+-- Before all of these, consume_v1 waits for the idempotency keys of its calls; append_v4 has no
+-- part in that.
+--
 -- Every statement that walks deliveries begins at `low` or `due_low`, below which no row is
 -- left. What was deleted there stays in the indexes until vacuum has come by, and vacuum comes
 -- late where some other session holds an old snapshot; walking over it made claims six times
@@ -81,6 +84,8 @@ create table counterfoil.consumer_progress (
     due_low timestamptz not null default '-infinity',
     -- how many were put out, those that were replayed with them
     put_out bigint not null default 0,
+    -- whether it began with a seek, and not where the consumer was to start
+    sought boolean not null default false,
     -- what a replay adds to the places that follow, so that places only grow
     place_shift bigint not null default 0,
     -- how many had left at two moments of late, some ten seconds apart: the rate
