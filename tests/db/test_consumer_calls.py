@@ -1,7 +1,7 @@
 """Idempotency keys of calls that leave no event: the same answer to the same call."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -22,8 +22,8 @@ from tests.db.handing_out import (
 
 pytestmark = pytest.mark.promise("P5")
 
-KEYED = {"key": "k", "digest": "00" * 32}
-OTHER = {"key": "k", "digest": "01" * 32}
+KEYED: Final[dict[str, Any]] = {"key": "k", "digest": "00" * 32}
+OTHER: Final[dict[str, Any]] = {"key": "k", "digest": "01" * 32}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.db.book import Answer, append_one, event, request
 from tests.db.handing_out import (
@@ -23,7 +24,6 @@ from tests.db.handing_out import (
     replay,
     set_aside,
     stands,
-    states,
 )
 
 pytestmark = pytest.mark.promise("P8")
@@ -43,7 +43,7 @@ def why(connection: psycopg.Connection, effect: dict[str, Any]) -> str | None:
     """Why an effect was refused, in one word; None: it was not."""
     row = connection.execute(
         "select others from counterfoil.append_v4(1, %s::jsonb, 1000)",
-        [psycopg.types.json.Jsonb([request(event("counterfoil", "c"), own=True, effect=effect)])],
+        [Jsonb([request(event("counterfoil", "c"), own=True, effect=effect)])],
     ).fetchone()
     assert row is not None
     others: Any = row[0]
@@ -98,7 +98,7 @@ def test_what_may_change_always_does(service: psycopg.Connection) -> None:
     made = positions_of(make_consumer(service))
     pay(service, "a:1")
     consume(service, claim())
-    other = {
+    other: dict[str, Any] = {
         "lease_seconds": 7,
         "attempts_max": 2,
         "backoff_initial_seconds": 1,
@@ -187,9 +187,7 @@ def test_consumers_are_bounded(service: psycopg.Connection, owner: psycopg.Conne
 # --- Seeking ------------------------------------------------------------------------------
 
 
-def test_a_seek_makes_all_that_was_out_worthless(
-    service: psycopg.Connection, owner: psycopg.Connection
-) -> None:
+def test_a_seek_makes_all_that_was_out_worthless(service: psycopg.Connection) -> None:
     make_consumer(service, order_by="customer")
     one, two = pay(service, "customer:1", "customer:1")
     held = consume(service, claim())
@@ -408,9 +406,7 @@ def test_nothing_more_is_put_out_while_too_much_is_unfinished(
     assert owner.execute(reached).fetchone() == (30_000,)
 
 
-def test_lag_is_counted_up_to_a_limit(
-    service: psycopg.Connection, owner: psycopg.Connection
-) -> None:
+def test_lag_is_counted_up_to_a_limit(service: psycopg.Connection) -> None:
     make_consumer(service)
     for _ in range(11):
         append_one(service, request(*[event(event_type="payment") for _ in range(1_000)]))

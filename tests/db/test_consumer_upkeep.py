@@ -176,12 +176,12 @@ def test_upkeep_sees_all_tenants_and_the_service_its_own(owned: Owned) -> None:
             held = consume(service, claim(), name=f"c{tenant_id}", tenant_id=tenant_id)
             assert len(held.positions) == 1
         owner.execute("update counterfoil.deliveries set due_at = now()")
-        for tenant_id in ("1", "2", "3", ""):
-            service.execute(ACT_FOR, [tenant_id])
+        for tenant in ("1", "2", "3", ""):
+            service.execute(ACT_FOR, [tenant])
             assert in_need(service) == [(1, "c1"), (2, "c2")]
             for table in ("consumers", "consumer_progress", "deliveries"):
                 found = service.execute(f"select tenant_id from counterfoil.{table}").fetchall()
-                assert found == ([(int(tenant_id),)] if tenant_id in ("1", "2") else [])
+                assert found == ([(int(tenant),)] if tenant in ("1", "2") else [])
         service.execute(ACT_FOR, ["1"])
         change(service, "delete", name="c1", drop_dead_letters=True)
         assert in_need(service) == [(1, None), (2, "c2")]

@@ -1,7 +1,10 @@
 """What keeps failing is set aside, never lost: dead letters, their replay and their end."""
 
+from collections.abc import Mapping
+
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.db.book import append_one, event, request
 from tests.db.handing_out import (
@@ -34,12 +37,12 @@ def consumer(service: psycopg.Connection) -> psycopg.Connection:
     return service
 
 
-def refusal(connection: psycopg.Connection, effect: dict[str, object], count: int = 1) -> str:
+def refusal(connection: psycopg.Connection, effect: Mapping[str, object], count: int = 1) -> str:
     """Why one of the service's own appends was refused."""
     events = [event("counterfoil", "counterfoil.x") for _ in range(count)]
     row = connection.execute(
         "select others -> 0 ->> 'reason' from counterfoil.append_v4(1, %s::jsonb, 1000)",
-        [psycopg.types.json.Jsonb([request(*events, own=True, effect=effect)])],
+        [Jsonb([request(*events, own=True, effect=dict(effect))])],
     ).fetchone()
     assert row is not None
     return str(row[0])
@@ -271,9 +274,7 @@ def test_what_is_dropped_is_gone(consumer: psycopg.Connection, owner: psycopg.Co
     assert consume(consumer, claim()).positions == []
 
 
-def test_a_letter_of_one_consumer_is_none_of_another(
-    consumer: psycopg.Connection, owner: psycopg.Connection
-) -> None:
+def test_a_letter_of_one_consumer_is_none_of_another(consumer: psycopg.Connection) -> None:
     make_consumer(consumer, name="other")
     (one,) = pay(consumer, "a:1")
     set_aside(consumer, *consume(consumer, claim()).tokens)
@@ -282,9 +283,7 @@ def test_a_letter_of_one_consumer_is_none_of_another(
     assert consume(consumer, claim(), name="other").positions == [one]
 
 
-def test_a_letter_that_is_replayed_counts_as_put_out(
-    consumer: psycopg.Connection, owner: psycopg.Connection
-) -> None:
+def test_a_letter_that_is_replayed_counts_as_put_out(consumer: psycopg.Connection) -> None:
     one, _ = pay(consumer, "a:1", "a:2")
     held = consume(consumer, claim(2)).tokens
     set_aside(consumer, *held)

@@ -1,7 +1,10 @@
 """An append that hands in what it was about: done and in the book, or neither."""
 
+from collections.abc import Mapping
+
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.db.book import append, append_one, event, fail_if, request, statuses, stored_types
 from tests.db.handing_out import (
@@ -138,7 +141,7 @@ def test_a_failed_condition_tells_when_the_first_lease_ends(
     condition = fail_if({"types": ["payment"], "agents": [], "tags": []}, after=0)
     row = consumer.execute(
         "select others -> 0 ->> 'lease_ends' from counterfoil.append_v4(1, %s::jsonb, 1000)",
-        [psycopg.types.json.Jsonb([outcome(*held, condition=condition)])],
+        [Jsonb([outcome(*held, condition=condition)])],
     ).fetchone()
     ends = owner.execute(
         "select counterfoil.time_text(min(due_at)) from counterfoil.deliveries"
@@ -163,9 +166,7 @@ def test_a_frozen_outcome_leaves_it_held(
     assert states(owner) == {position: "held"}
 
 
-def test_an_outcome_may_be_what_another_consumer_reads(
-    consumer: psycopg.Connection, owner: psycopg.Connection
-) -> None:
+def test_an_outcome_may_be_what_another_consumer_reads(consumer: psycopg.Connection) -> None:
     """And of its own consumer too: it is put out like any other event."""
     make_consumer(consumer, name="next", query=[{"types": ["scored"], "agents": [], "tags": []}])
     pay(consumer, "a:1")
@@ -196,9 +197,9 @@ def test_a_token_that_stands_twice_is_one(
 # --- In a group with the service's own effects ---------------------------------------------
 
 
-def effect(what: dict[str, object], count: int = 1) -> dict[str, object]:
+def effect(what: Mapping[str, object], count: int = 1) -> dict[str, object]:
     return request(
-        *[event("counterfoil", "counterfoil.x") for _ in range(count)], own=True, effect=what
+        *[event("counterfoil", "counterfoil.x") for _ in range(count)], own=True, effect=dict(what)
     )
 
 

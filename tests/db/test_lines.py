@@ -35,7 +35,7 @@ def lines(owner: psycopg.Connection) -> dict[str, list[int]]:
     rows = owner.execute(
         "select key, array_agg(position order by place) from counterfoil.delivery_keys group by key"
     )
-    return {str(key): list(positions) for key, positions in rows}  # type: ignore[arg-type]
+    return {str(key): list(positions) for key, positions in rows}
 
 
 def test_of_each_key_only_the_first_is_handed_out(

@@ -331,10 +331,18 @@ begin
           and d.position = any (p_positions)
         returning d.keys, d.place
     )
+    -- Each by itself: a join of the two would, without statistics, walk all lines that there are.
     delete from counterfoil.delivery_keys q
-    using gone cross join lateral unnest(gone.keys) as k (key)
-    where q.tenant_id = p_tenant_id and q.generation = p_generation
-      and q.key = k.key and q.place = gone.place;
+    where q.ctid = any (array(
+        select o.ctid
+        from gone
+        cross join lateral unnest(gone.keys) as k (key)
+        cross join lateral (
+            select o.ctid from counterfoil.delivery_keys o
+            where o.tenant_id = p_tenant_id and o.generation = p_generation
+              and o.key = k.key and o.place = gone.place
+            offset 0
+        ) as o));
     if p_next_positions <> '{}' then
         update counterfoil.deliveries d set state = 'ready'
         where d.tenant_id = p_tenant_id and d.generation = p_generation

@@ -173,8 +173,11 @@ begin
                row_number() over (partition by c.principal, c.key order by c.nth) as bearer
         from unnest(v_calls) with ordinality as c (
             call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-        left join counterfoil.consumer_calls k
-            on k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+        left join lateral (
+            select k.content_digest, k.answer from counterfoil.consumer_calls k
+            where k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+            offset 0
+        ) as k on true
         where c.key is not null
         order by c.nth
     loop
@@ -270,7 +273,7 @@ begin
                 when r.delay > interval '0' then 'delayed'
                 else 'ready' end as state
             from (
-                select o.position, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
+                select o.place, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
                        coalesce(
                            v_calls[h.request].seconds,
                            case when v_calls[h.request].reason is null then 0
@@ -278,14 +281,17 @@ begin
                                     v_consumer, o.attempts - o.uncounted) end
                        ) * interval '1 second' as delay
                 from unnest(v_held) as h
-                join counterfoil.deliveries o
-                    on o.tenant_id = p_tenant_id and o.generation = h.generation
-                    and o.position = h.position
+                cross join lateral (
+                    select o.ctid as place, o.attempts, o.uncounted from counterfoil.deliveries o
+                    where o.tenant_id = p_tenant_id and o.generation = h.generation
+                      and o.position = h.position
+                    offset 0
+                ) as o
                 where v_status[h.request] = 'done' and v_calls[h.request].call = 'release'
             ) as r
         ) as r
-        where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-          and d.position = r.position;
+        -- They are locked, and so stay where they are.
+        where d.ctid = r.place;
         v_freed := v_freed or found;
     end if;
 

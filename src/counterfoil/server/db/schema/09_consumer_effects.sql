@@ -205,6 +205,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -297,6 +299,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -332,6 +336,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -381,8 +387,11 @@ begin
            case when j.waits then 'waiting' else 'ready' end, l.attempts, l.attempts, l.history,
            j.keys, v_progress.reached + v_progress.place_shift + j.nth
     from unnest(v_joining) with ordinality as j (position, keys, waits, nth)
-    join counterfoil.dead_letters l
-        on l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position;
+    cross join lateral (
+        select l.attempts, l.history from counterfoil.dead_letters l
+        where l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position
+        offset 0
+    ) as l;
     insert into counterfoil.delivery_keys (tenant_id, generation, key, place, position)
     select p_tenant_id, v_consumer.generation, k.key,
            v_progress.reached + v_progress.place_shift + j.nth, j.position
@@ -405,6 +414,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare

@@ -342,10 +342,18 @@ begin
           and d.position = any (p_positions)
         returning d.keys, d.place
     )
+    -- Each by itself: a join of the two would, without statistics, walk all lines that there are.
     delete from counterfoil.delivery_keys q
-    using gone cross join lateral unnest(gone.keys) as k (key)
-    where q.tenant_id = p_tenant_id and q.generation = p_generation
-      and q.key = k.key and q.place = gone.place;
+    where q.ctid = any (array(
+        select o.ctid
+        from gone
+        cross join lateral unnest(gone.keys) as k (key)
+        cross join lateral (
+            select o.ctid from counterfoil.delivery_keys o
+            where o.tenant_id = p_tenant_id and o.generation = p_generation
+              and o.key = k.key and o.place = gone.place
+            offset 0
+        ) as o));
     if p_next_positions <> '{}' then
         update counterfoil.deliveries d set state = 'ready'
         where d.tenant_id = p_tenant_id and d.generation = p_generation
@@ -746,8 +754,11 @@ begin
                row_number() over (partition by c.principal, c.key order by c.nth) as bearer
         from unnest(v_calls) with ordinality as c (
             call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-        left join counterfoil.consumer_calls k
-            on k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+        left join lateral (
+            select k.content_digest, k.answer from counterfoil.consumer_calls k
+            where k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+            offset 0
+        ) as k on true
         where c.key is not null
         order by c.nth
     loop
@@ -843,7 +854,7 @@ begin
                 when r.delay > interval '0' then 'delayed'
                 else 'ready' end as state
             from (
-                select o.position, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
+                select o.place, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
                        coalesce(
                            v_calls[h.request].seconds,
                            case when v_calls[h.request].reason is null then 0
@@ -851,14 +862,17 @@ begin
                                     v_consumer, o.attempts - o.uncounted) end
                        ) * interval '1 second' as delay
                 from unnest(v_held) as h
-                join counterfoil.deliveries o
-                    on o.tenant_id = p_tenant_id and o.generation = h.generation
-                    and o.position = h.position
+                cross join lateral (
+                    select o.ctid as place, o.attempts, o.uncounted from counterfoil.deliveries o
+                    where o.tenant_id = p_tenant_id and o.generation = h.generation
+                      and o.position = h.position
+                    offset 0
+                ) as o
                 where v_status[h.request] = 'done' and v_calls[h.request].call = 'release'
             ) as r
         ) as r
-        where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-          and d.position = r.position;
+        -- They are locked, and so stay where they are.
+        where d.ctid = r.place;
         v_freed := v_freed or found;
     end if;
 
@@ -1509,6 +1523,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1601,6 +1617,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1636,6 +1654,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1685,8 +1705,11 @@ begin
            case when j.waits then 'waiting' else 'ready' end, l.attempts, l.attempts, l.history,
            j.keys, v_progress.reached + v_progress.place_shift + j.nth
     from unnest(v_joining) with ordinality as j (position, keys, waits, nth)
-    join counterfoil.dead_letters l
-        on l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position;
+    cross join lateral (
+        select l.attempts, l.history from counterfoil.dead_letters l
+        where l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position
+        offset 0
+    ) as l;
     insert into counterfoil.delivery_keys (tenant_id, generation, key, place, position)
     select p_tenant_id, v_consumer.generation, k.key,
            v_progress.reached + v_progress.place_shift + j.nth, j.position
@@ -1709,6 +1732,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
