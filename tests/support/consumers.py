@@ -85,7 +85,7 @@ def keyed(key: str | None) -> dict[str, str]:
 
 def note(agent: Holder, count: int = 1, *tags: str) -> list[int]:
     """Let an agent's key write events that ``QUERY`` matches."""
-    name = agent.get("/me").json()["agent_name"]
+    name = agent.get("/me").json()["name"]
     ids = []
     for _ in range(count):
         answer = agent.append(name, tags=list(tags))

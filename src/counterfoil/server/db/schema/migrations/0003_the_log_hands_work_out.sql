@@ -588,7 +588,8 @@ $$;
 
 -- One request, taken apart.
 create type counterfoil.consumer_call as (
-    call text,              -- claim, ack, extend or release
+    call text,              -- claim, ack, extend, release, or give_back: whose claim it was has
+                            -- gone, and these are its key and content
     principal text,
     key text,
     content_digest bytea,
@@ -766,6 +767,9 @@ begin
             when v_found.bearer > 1 then 'again'
             when v_found.same is null then null
             when not v_found.same then 'key_reused'
+            -- Whoever asked for the answer again has them now.
+            when v_found.call = 'give_back' then
+                case when v_found.answer ? 'asked_again' then 'replayed' end
             -- What it was to acknowledge is done; what it was to be given, it was not.
             when v_found.call = 'claim' and v_found.answer -> 'taken' = '[]' then 'acknowledged'
             else 'replayed'
@@ -868,7 +872,8 @@ begin
                       and o.position = h.position
                     offset 0
                 ) as o
-                where v_status[h.request] = 'done' and v_calls[h.request].call = 'release'
+                where v_status[h.request] = 'done'
+                  and v_calls[h.request].call in ('release', 'give_back')
             ) as r
         ) as r
         -- They are locked, and so stay where they are.
@@ -1056,6 +1061,11 @@ begin
               and d.attempts = a.attempt and d.principal = v_calls[a.nth].principal
               and d.due_at > v_now
             order by a.nth, d.position;
+        update counterfoil.consumer_calls k
+        set answer = k.answer || '{"asked_again": true}'
+        from jsonb_object_keys(v_again) as a (nth)
+        where k.tenant_id = p_tenant_id and k.principal = v_calls[a.nth::integer].principal
+          and k.key = v_calls[a.nth::integer].key and not k.answer ? 'asked_again';
     end if;
 
     ---- What is remembered, and told ---------------------------------------------------
@@ -1399,6 +1409,9 @@ begin
     v_reached := counterfoil.start_position(
         p_tenant_id, v_new.start,
         case when v_new.start = v_old.start then v_old.generation else p_position end);
+    if (p_effect ->> 'exists')::boolean <> (v_old.name is not null) then
+        return 'not_as_expected';
+    end if;
     if v_old.name is null then
         if (select count(*) from counterfoil.consumers c
             where c.tenant_id = p_tenant_id) >= c_consumers_max
@@ -1624,7 +1637,7 @@ as $$
 declare
     v_wanted bigint[];
 begin
-    if cardinality(p_positions) <> (
+    if p_positions = '{}' or cardinality(p_positions) <> (
         select count(*) from counterfoil.dead_letters l
         where l.tenant_id = p_tenant_id and l.consumer = p_consumer.name
           and l.position = any (p_positions))
