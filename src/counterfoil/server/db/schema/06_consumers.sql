@@ -39,6 +39,9 @@
 --   4. the consumer's progress. Who holds it waits for nothing any more: claiming and joining
 --      lines pass over what is locked.
 --
+-- Before all of these, consume_v1 waits for the idempotency keys of its calls; append_v4 has no
+-- part in that.
+--
 -- Every statement that walks deliveries begins at `low` or `due_low`, below which no row is
 -- left. What was deleted there stays in the indexes until vacuum has come by, and vacuum comes
 -- late where some other session holds an old snapshot; walking over it made claims six times
@@ -81,6 +84,8 @@ create table counterfoil.consumer_progress (
     due_low timestamptz not null default '-infinity',
     -- how many were put out, those that were replayed with them
     put_out bigint not null default 0,
+    -- whether it began with a seek, and not where the consumer was to start
+    sought boolean not null default false,
     -- what a replay adds to the places that follow, so that places only grow
     place_shift bigint not null default 0,
     -- how many had left at two moments of late, some ten seconds apart: the rate
@@ -326,10 +331,18 @@ begin
           and d.position = any (p_positions)
         returning d.keys, d.place
     )
+    -- Each by itself: a join of the two would, without statistics, walk all lines that there are.
     delete from counterfoil.delivery_keys q
-    using gone cross join lateral unnest(gone.keys) as k (key)
-    where q.tenant_id = p_tenant_id and q.generation = p_generation
-      and q.key = k.key and q.place = gone.place;
+    where q.ctid = any (array(
+        select o.ctid
+        from gone
+        cross join lateral unnest(gone.keys) as k (key)
+        cross join lateral (
+            select o.ctid from counterfoil.delivery_keys o
+            where o.tenant_id = p_tenant_id and o.generation = p_generation
+              and o.key = k.key and o.place = gone.place
+            offset 0
+        ) as o));
     if p_next_positions <> '{}' then
         update counterfoil.deliveries d set state = 'ready'
         where d.tenant_id = p_tenant_id and d.generation = p_generation

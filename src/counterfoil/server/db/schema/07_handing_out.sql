@@ -88,6 +88,7 @@ declare
     c_steps constant integer := 4;
     c_due_margin constant interval := '30 seconds';
     v_consumer counterfoil.consumers;
+    v_current counterfoil.consumers;        -- as it is under the lock of its progress
     v_progress counterfoil.consumer_progress;
     v_calls counterfoil.consumer_call[];
     v_status text[];
@@ -100,10 +101,12 @@ declare
     v_ends timestamptz;
     v_positions bigint[];
     v_next bigint[];
-    v_wanted integer;
+    v_asked integer;                -- how many the claims ask for
+    v_wanted integer;               -- and how many of those may be in flight
     v_taken counterfoil.token[] := '{}';
     v_texts text[];
     v_head bigint;
+    v_reached bigint;
     v_behind boolean := false;
     v_short boolean := false;
     v_locked boolean := false;
@@ -147,13 +150,29 @@ begin
 
     ---- What was asked for before ----------------------------------------------------
 
+    -- One key is used by one call at a time, whatever process it came to.
+    perform pg_advisory_xact_lock(p_tenant_id, k.hash)
+    from (
+        select distinct hashtext(c.principal || ' ' || c.key) as hash from unnest(v_calls) as c
+        where c.key is not null
+        order by 1
+    ) as k;
     for v_found in
-        select c.nth, c.call, c.content_digest = k.content_digest as same, k.answer,
+        select c.nth, c.call, k.answer,
+               case when exists (
+                   -- An append has used it: that was another request, whatever it was.
+                   select from counterfoil.idempotency_keys i
+                   where i.tenant_id = p_tenant_id and i.principal = c.principal and i.key = c.key
+                   offset 0) then false
+               else c.content_digest = k.content_digest end as same,
                row_number() over (partition by c.principal, c.key order by c.nth) as bearer
         from unnest(v_calls) with ordinality as c (
             call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-        left join counterfoil.consumer_calls k
-            on k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+        left join lateral (
+            select k.content_digest, k.answer from counterfoil.consumer_calls k
+            where k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+            offset 0
+        ) as k on true
         where c.key is not null
         order by c.nth
     loop
@@ -210,13 +229,6 @@ begin
         loop
             if v_found.lost is null then
                 v_status[v_found.request] := 'done';
-            -- The same request may have been answered, by another process, during the wait.
-            elsif v_calls[v_found.request].key is not null and exists (
-                select from counterfoil.consumer_calls k
-                where k.tenant_id = p_tenant_id and k.principal = v_calls[v_found.request].principal
-                  and k.key = v_calls[v_found.request].key)
-            then
-                v_status[v_found.request] := 'again';
             else
                 v_status[v_found.request] := 'lost';
                 v_lost := jsonb_set(v_lost, array[v_found.request::text], v_found.lost);
@@ -256,7 +268,7 @@ begin
                 when r.delay > interval '0' then 'delayed'
                 else 'ready' end as state
             from (
-                select o.position, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
+                select o.place, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
                        coalesce(
                            v_calls[h.request].seconds,
                            case when v_calls[h.request].reason is null then 0
@@ -264,14 +276,17 @@ begin
                                     v_consumer, o.attempts - o.uncounted) end
                        ) * interval '1 second' as delay
                 from unnest(v_held) as h
-                join counterfoil.deliveries o
-                    on o.tenant_id = p_tenant_id and o.generation = h.generation
-                    and o.position = h.position
+                cross join lateral (
+                    select o.ctid as place, o.attempts, o.uncounted from counterfoil.deliveries o
+                    where o.tenant_id = p_tenant_id and o.generation = h.generation
+                      and o.position = h.position
+                    offset 0
+                ) as o
                 where v_status[h.request] = 'done' and v_calls[h.request].call = 'release'
             ) as r
         ) as r
-        where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-          and d.position = r.position;
+        -- They are locked, and so stay where they are.
+        where d.ctid = r.place;
         v_freed := v_freed or found;
     end if;
 
@@ -297,12 +312,14 @@ begin
             where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
               and d.position = any (v_positions);
         end if;
-        if cardinality(v_positions) < c_due and v_now - v_progress.due_low > 2 * c_due_margin then
+        if cardinality(v_positions) < c_due and v_progress.due_low < v_now - 2 * c_due_margin then
+            -- Once in half a minute from the beginning: a commit that waits for its standby may
+            -- have taken longer than the margin, and what it leaves must not be passed over.
             update counterfoil.consumer_progress p
             set due_low = least(v_now - c_due_margin, (
                 select d.due_at - interval '1 microsecond' from counterfoil.deliveries d
                 where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_progress.due_low
+                  and d.due_at > '-infinity'
                 order by d.due_at limit 1))
             where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation
               and exists (
@@ -320,6 +337,7 @@ begin
         where c.call = 'claim'
           and (v_status[c.nth] in ('done', 'acknowledged') or v_status[c.nth] is null));
     if v_wanted > 0 and not v_consumer.paused then
+        v_asked := v_wanted;
         if v_consumer.in_flight_max is not null then
             -- The count of what is held must not move under those who count it.
             perform from counterfoil.consumer_progress p
@@ -327,10 +345,16 @@ begin
             for no key update;
             v_locked := true;
             v_now := clock_timestamp();
+            -- What is due and locked may be about to be extended, in time: it counts.
             v_wanted := least(v_wanted, greatest(0, v_consumer.in_flight_max - (
                 select count(*) from counterfoil.deliveries d
                 where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_now and d.state = 'held')));
+                  and d.due_at > v_progress.due_low and d.state = 'held'
+            ) + cardinality(array(
+                select d.position from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
+                  and d.due_at > v_progress.due_low and d.due_at <= v_now and d.state = 'held'
+                for key share skip locked))));
         end if;
         v_taken := array(
             select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
@@ -349,19 +373,23 @@ begin
                 for no key update skip locked;
                 v_locked := found;
             end if;
-            if v_locked then
+            -- Whoever changes what it reads holds its progress; so from here on that stays.
+            select * into v_current from counterfoil.consumers c
+            where c.tenant_id = p_tenant_id and c.name = p_name
+              and c.generation = v_consumer.generation;
+            if v_locked and found then
                 for v_step in 1 .. c_steps loop
-                    exit when cardinality(v_taken) >= v_wanted or v_head <= (
+                    v_reached := (
                         select p.reached from counterfoil.consumer_progress p
                         where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-                    if counterfoil.put_out(p_tenant_id, v_consumer, v_head) > 0 then
+                    exit when cardinality(v_taken) >= v_wanted or v_head <= v_reached;
+                    if counterfoil.put_out(p_tenant_id, v_current, v_head) > 0 then
+                        -- What was ready up to there is taken.
                         v_taken := v_taken || array(
                             select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
                             from counterfoil.deliveries d
                             where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                              and d.position >= v_progress.low and d.state = 'ready'
-                              and not exists (
-                                  select from unnest(v_taken) as t where t.position = d.position)
+                              and d.position > v_reached and d.state = 'ready'
                             order by d.position limit v_wanted - cardinality(v_taken)
                             for no key update skip locked);
                     end if;
@@ -370,8 +398,9 @@ begin
             v_behind := v_head > (
                 select p.reached from counterfoil.consumer_progress p
                 where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-            v_short := cardinality(v_taken) < v_wanted;
         end if;
+        -- Also where no more may be in flight: it is to be told when to come again.
+        v_short := cardinality(v_taken) < v_asked;
     end if;
 
     if v_taken <> '{}' then

@@ -50,6 +50,9 @@ drop function counterfoil.append_v3(integer, jsonb, integer);
 --   4. the consumer's progress. Who holds it waits for nothing any more: claiming and joining
 --      lines pass over what is locked.
 --
+-- Before all of these, consume_v1 waits for the idempotency keys of its calls; append_v4 has no
+-- part in that.
+--
 -- Every statement that walks deliveries begins at `low` or `due_low`, below which no row is
 -- left. What was deleted there stays in the indexes until vacuum has come by, and vacuum comes
 -- late where some other session holds an old snapshot; walking over it made claims six times
@@ -92,6 +95,8 @@ create table counterfoil.consumer_progress (
     due_low timestamptz not null default '-infinity',
     -- how many were put out, those that were replayed with them
     put_out bigint not null default 0,
+    -- whether it began with a seek, and not where the consumer was to start
+    sought boolean not null default false,
     -- what a replay adds to the places that follow, so that places only grow
     place_shift bigint not null default 0,
     -- how many had left at two moments of late, some ten seconds apart: the rate
@@ -337,10 +342,18 @@ begin
           and d.position = any (p_positions)
         returning d.keys, d.place
     )
+    -- Each by itself: a join of the two would, without statistics, walk all lines that there are.
     delete from counterfoil.delivery_keys q
-    using gone cross join lateral unnest(gone.keys) as k (key)
-    where q.tenant_id = p_tenant_id and q.generation = p_generation
-      and q.key = k.key and q.place = gone.place;
+    where q.ctid = any (array(
+        select o.ctid
+        from gone
+        cross join lateral unnest(gone.keys) as k (key)
+        cross join lateral (
+            select o.ctid from counterfoil.delivery_keys o
+            where o.tenant_id = p_tenant_id and o.generation = p_generation
+              and o.key = k.key and o.place = gone.place
+            offset 0
+        ) as o));
     if p_next_positions <> '{}' then
         update counterfoil.deliveries d set state = 'ready'
         where d.tenant_id = p_tenant_id and d.generation = p_generation
@@ -646,6 +659,7 @@ declare
     c_steps constant integer := 4;
     c_due_margin constant interval := '30 seconds';
     v_consumer counterfoil.consumers;
+    v_current counterfoil.consumers;        -- as it is under the lock of its progress
     v_progress counterfoil.consumer_progress;
     v_calls counterfoil.consumer_call[];
     v_status text[];
@@ -658,10 +672,12 @@ declare
     v_ends timestamptz;
     v_positions bigint[];
     v_next bigint[];
-    v_wanted integer;
+    v_asked integer;                -- how many the claims ask for
+    v_wanted integer;               -- and how many of those may be in flight
     v_taken counterfoil.token[] := '{}';
     v_texts text[];
     v_head bigint;
+    v_reached bigint;
     v_behind boolean := false;
     v_short boolean := false;
     v_locked boolean := false;
@@ -705,13 +721,29 @@ begin
 
     ---- What was asked for before ----------------------------------------------------
 
+    -- One key is used by one call at a time, whatever process it came to.
+    perform pg_advisory_xact_lock(p_tenant_id, k.hash)
+    from (
+        select distinct hashtext(c.principal || ' ' || c.key) as hash from unnest(v_calls) as c
+        where c.key is not null
+        order by 1
+    ) as k;
     for v_found in
-        select c.nth, c.call, c.content_digest = k.content_digest as same, k.answer,
+        select c.nth, c.call, k.answer,
+               case when exists (
+                   -- An append has used it: that was another request, whatever it was.
+                   select from counterfoil.idempotency_keys i
+                   where i.tenant_id = p_tenant_id and i.principal = c.principal and i.key = c.key
+                   offset 0) then false
+               else c.content_digest = k.content_digest end as same,
                row_number() over (partition by c.principal, c.key order by c.nth) as bearer
         from unnest(v_calls) with ordinality as c (
             call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-        left join counterfoil.consumer_calls k
-            on k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+        left join lateral (
+            select k.content_digest, k.answer from counterfoil.consumer_calls k
+            where k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+            offset 0
+        ) as k on true
         where c.key is not null
         order by c.nth
     loop
@@ -768,13 +800,6 @@ begin
         loop
             if v_found.lost is null then
                 v_status[v_found.request] := 'done';
-            -- The same request may have been answered, by another process, during the wait.
-            elsif v_calls[v_found.request].key is not null and exists (
-                select from counterfoil.consumer_calls k
-                where k.tenant_id = p_tenant_id and k.principal = v_calls[v_found.request].principal
-                  and k.key = v_calls[v_found.request].key)
-            then
-                v_status[v_found.request] := 'again';
             else
                 v_status[v_found.request] := 'lost';
                 v_lost := jsonb_set(v_lost, array[v_found.request::text], v_found.lost);
@@ -814,7 +839,7 @@ begin
                 when r.delay > interval '0' then 'delayed'
                 else 'ready' end as state
             from (
-                select o.position, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
+                select o.place, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
                        coalesce(
                            v_calls[h.request].seconds,
                            case when v_calls[h.request].reason is null then 0
@@ -822,14 +847,17 @@ begin
                                     v_consumer, o.attempts - o.uncounted) end
                        ) * interval '1 second' as delay
                 from unnest(v_held) as h
-                join counterfoil.deliveries o
-                    on o.tenant_id = p_tenant_id and o.generation = h.generation
-                    and o.position = h.position
+                cross join lateral (
+                    select o.ctid as place, o.attempts, o.uncounted from counterfoil.deliveries o
+                    where o.tenant_id = p_tenant_id and o.generation = h.generation
+                      and o.position = h.position
+                    offset 0
+                ) as o
                 where v_status[h.request] = 'done' and v_calls[h.request].call = 'release'
             ) as r
         ) as r
-        where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-          and d.position = r.position;
+        -- They are locked, and so stay where they are.
+        where d.ctid = r.place;
         v_freed := v_freed or found;
     end if;
 
@@ -855,12 +883,14 @@ begin
             where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
               and d.position = any (v_positions);
         end if;
-        if cardinality(v_positions) < c_due and v_now - v_progress.due_low > 2 * c_due_margin then
+        if cardinality(v_positions) < c_due and v_progress.due_low < v_now - 2 * c_due_margin then
+            -- Once in half a minute from the beginning: a commit that waits for its standby may
+            -- have taken longer than the margin, and what it leaves must not be passed over.
             update counterfoil.consumer_progress p
             set due_low = least(v_now - c_due_margin, (
                 select d.due_at - interval '1 microsecond' from counterfoil.deliveries d
                 where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_progress.due_low
+                  and d.due_at > '-infinity'
                 order by d.due_at limit 1))
             where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation
               and exists (
@@ -878,6 +908,7 @@ begin
         where c.call = 'claim'
           and (v_status[c.nth] in ('done', 'acknowledged') or v_status[c.nth] is null));
     if v_wanted > 0 and not v_consumer.paused then
+        v_asked := v_wanted;
         if v_consumer.in_flight_max is not null then
             -- The count of what is held must not move under those who count it.
             perform from counterfoil.consumer_progress p
@@ -885,10 +916,16 @@ begin
             for no key update;
             v_locked := true;
             v_now := clock_timestamp();
+            -- What is due and locked may be about to be extended, in time: it counts.
             v_wanted := least(v_wanted, greatest(0, v_consumer.in_flight_max - (
                 select count(*) from counterfoil.deliveries d
                 where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_now and d.state = 'held')));
+                  and d.due_at > v_progress.due_low and d.state = 'held'
+            ) + cardinality(array(
+                select d.position from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
+                  and d.due_at > v_progress.due_low and d.due_at <= v_now and d.state = 'held'
+                for key share skip locked))));
         end if;
         v_taken := array(
             select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
@@ -907,19 +944,23 @@ begin
                 for no key update skip locked;
                 v_locked := found;
             end if;
-            if v_locked then
+            -- Whoever changes what it reads holds its progress; so from here on that stays.
+            select * into v_current from counterfoil.consumers c
+            where c.tenant_id = p_tenant_id and c.name = p_name
+              and c.generation = v_consumer.generation;
+            if v_locked and found then
                 for v_step in 1 .. c_steps loop
-                    exit when cardinality(v_taken) >= v_wanted or v_head <= (
+                    v_reached := (
                         select p.reached from counterfoil.consumer_progress p
                         where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-                    if counterfoil.put_out(p_tenant_id, v_consumer, v_head) > 0 then
+                    exit when cardinality(v_taken) >= v_wanted or v_head <= v_reached;
+                    if counterfoil.put_out(p_tenant_id, v_current, v_head) > 0 then
+                        -- What was ready up to there is taken.
                         v_taken := v_taken || array(
                             select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
                             from counterfoil.deliveries d
                             where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                              and d.position >= v_progress.low and d.state = 'ready'
-                              and not exists (
-                                  select from unnest(v_taken) as t where t.position = d.position)
+                              and d.position > v_reached and d.state = 'ready'
                             order by d.position limit v_wanted - cardinality(v_taken)
                             for no key update skip locked);
                     end if;
@@ -928,8 +969,9 @@ begin
             v_behind := v_head > (
                 select p.reached from counterfoil.consumer_progress p
                 where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-            v_short := cardinality(v_taken) < v_wanted;
         end if;
+        -- Also where no more may be in flight: it is to be told when to come again.
+        v_short := cardinality(v_taken) < v_asked;
     end if;
 
     if v_taken <> '{}' then
@@ -1318,7 +1360,7 @@ declare
     v_old counterfoil.consumers;
     v_new counterfoil.consumers;
     v_begun boolean;
-    v_reached bigint := counterfoil.start_position(p_tenant_id, p_effect -> 'start', p_position);
+    v_reached bigint;
 begin
     select * into v_old from counterfoil.consumers c
     where c.tenant_id = p_tenant_id and c.name = p_effect ->> 'name';
@@ -1331,6 +1373,10 @@ begin
         p_effect ->> 'dead_letters', coalesce(v_old.paused, false),
         coalesce(v_old.created_at, p_now), coalesce(v_old.created_by, p_effect ->> 'by'));
 
+    -- From "now" on means from the event that said so first.
+    v_reached := counterfoil.start_position(
+        p_tenant_id, v_new.start,
+        case when v_new.start = v_old.start then v_old.generation else p_position end);
     if v_old.name is null then
         if (select count(*) from counterfoil.consumers c
             where c.tenant_id = p_tenant_id) >= c_consumers_max
@@ -1354,7 +1400,7 @@ begin
        or v_new.order_by is distinct from v_old.order_by
     then
         -- Locked, so that nothing is put out by the old query after this.
-        select p.put_out > 0 into v_begun from counterfoil.consumer_progress p
+        select p.put_out > 0 or p.sought into v_begun from counterfoil.consumer_progress p
         where p.tenant_id = p_tenant_id and p.generation = v_old.generation
         for no key update skip locked;
         if not found then
@@ -1418,8 +1464,9 @@ begin
         if v_reached is null then
             return 'after_above_head';
         end if;
-        insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low)
-        values (p_tenant_id, p_position, v_consumer.name, v_reached, v_reached + 1);
+        insert into counterfoil.consumer_progress (
+            tenant_id, generation, consumer, reached, low, sought)
+        values (p_tenant_id, p_position, v_consumer.name, v_reached, v_reached + 1, true);
         update counterfoil.consumers c set generation = p_position, position = p_position
         where c.tenant_id = p_tenant_id and c.name = v_consumer.name;
         -- What is put out anew needs no letter to be remembered by.
@@ -1454,6 +1501,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1474,7 +1523,9 @@ begin
     if not found then
         return 'consumer_not_found';
     end if;
-    if p_effect ->> 'principal' is not null then
+    if cardinality(v_positions) > (select count(distinct t.position) from unnest(v_tokens) as t) then
+        return 'lease_lost';
+    elsif p_effect ->> 'principal' is not null then
         v_fault := counterfoil.hand_in_fault(p_tenant_id, p_effect, v_tokens);
         if v_fault is not null then
             return v_fault;
@@ -1494,7 +1545,8 @@ begin
                 join counterfoil.deliveries d
                     on d.tenant_id = p_tenant_id and d.generation = t.generation
                     and d.position = t.position
-                where d.state = 'exhausted' and d.attempts = t.attempt
+                where d.generation = v_consumer.generation
+                  and d.state = 'exhausted' and d.attempts = t.attempt
             ) = cardinality(v_positions) then 'row_busy' else 'unchanged' end;
         end if;
     end if;
@@ -1543,6 +1595,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1578,6 +1632,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1615,17 +1671,23 @@ begin
         return 'row_busy';
     end if;
 
-    update counterfoil.deliveries d set state = 'ready', uncounted = d.attempts
+    update counterfoil.deliveries d
+    set state = 'ready', uncounted = d.attempts, history = l.history
+    from counterfoil.dead_letters l
     where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-      and d.position = any (v_holding.positions);
+      and d.position = any (v_holding.positions)
+      and l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = d.position;
     insert into counterfoil.deliveries (
         tenant_id, generation, position, state, attempts, uncounted, history, keys, place)
     select p_tenant_id, v_consumer.generation, j.position,
            case when j.waits then 'waiting' else 'ready' end, l.attempts, l.attempts, l.history,
            j.keys, v_progress.reached + v_progress.place_shift + j.nth
     from unnest(v_joining) with ordinality as j (position, keys, waits, nth)
-    join counterfoil.dead_letters l
-        on l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position;
+    cross join lateral (
+        select l.attempts, l.history from counterfoil.dead_letters l
+        where l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position
+        offset 0
+    ) as l;
     insert into counterfoil.delivery_keys (tenant_id, generation, key, place, position)
     select p_tenant_id, v_consumer.generation, k.key,
            v_progress.reached + v_progress.place_shift + j.nth, j.position
@@ -1648,6 +1710,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1767,6 +1831,9 @@ set enable_mergejoin = off
 set jit = off
 as $$
 #variable_conflict use_column
+declare
+    -- A clock that is asked for each row cannot be looked up in an index.
+    v_now timestamptz := clock_timestamp();
 begin
     perform set_config('counterfoil.consumers', 'all', true);
     return query
@@ -1774,7 +1841,7 @@ begin
         where exists (
             select from counterfoil.deliveries d
             where d.tenant_id = c.tenant_id and d.generation = c.generation
-              and d.due_at <= clock_timestamp()
+              and d.due_at <= v_now
             offset 0)
         or exists (
             select from counterfoil.deliveries d
@@ -1782,14 +1849,24 @@ begin
               and d.state = 'exhausted'
             offset 0);
     return query
-        select distinct p.tenant_id, null from counterfoil.consumer_progress p
+        -- Of each tenant that has calls the oldest, from one tenant to the next.
+        with recursive calling (tenant_id, created_at) as (
+            (select k.tenant_id, k.created_at from counterfoil.consumer_calls k
+             order by k.tenant_id, k.created_at limit 1)
+            union all
+            select following.* from calling
+            cross join lateral (
+                select k.tenant_id, k.created_at from counterfoil.consumer_calls k
+                where k.tenant_id > calling.tenant_id
+                order by k.tenant_id, k.created_at limit 1
+            ) as following
+        )
+        select k.tenant_id, null from calling k where k.created_at < v_now - interval '11 minutes'
+        union
+        select p.tenant_id, null from counterfoil.consumer_progress p
         where not exists (
             select from counterfoil.consumers c
-            where c.tenant_id = p.tenant_id and c.name = p.consumer and c.generation = p.generation)
-        or exists (
-            select from counterfoil.consumer_calls k
-            where k.tenant_id = p.tenant_id and k.created_at < clock_timestamp() - interval '11 minutes'
-            offset 0);
+            where c.tenant_id = p.tenant_id and c.name = p.consumer and c.generation = p.generation);
     perform set_config('counterfoil.consumers', '', true);
 end
 $$;
@@ -1809,6 +1886,7 @@ set jit = off
 as $$
 declare
     v_tenant_id integer := counterfoil.current_tenant();
+    v_now timestamptz := clock_timestamp();
     v_over record;
     v_positions bigint[];
     v_rows integer := 0;
@@ -1843,7 +1921,7 @@ begin
     delete from counterfoil.consumer_calls k
     where k.tenant_id = v_tenant_id and (k.principal, k.key) in (
         select o.principal, o.key from counterfoil.consumer_calls o
-        where o.tenant_id = v_tenant_id and o.created_at < clock_timestamp() - interval '10 minutes'
+        where o.tenant_id = v_tenant_id and o.created_at < v_now - interval '10 minutes'
         order by o.created_at limit p_rows_max
         for update skip locked);
     get diagnostics v_deleted = row_count;
