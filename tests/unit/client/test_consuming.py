@@ -774,6 +774,7 @@ def test_leaving_gives_back_what_is_in_hand_and_does_not_count_it() -> None:
             await delivery.done()
         assert await deliveries.next() is None
         await deliveries.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     service.run(test)
     assert service.states() == ["done", "ready", "ready", "ready"]
