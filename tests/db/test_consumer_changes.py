@@ -394,8 +394,11 @@ def test_nothing_more_is_put_out_while_too_much_is_unfinished(
     )
     owner.execute("update counterfoil.consumer_progress set reached = 20003, low = 3")
     assert stands(service)["waiting"] == 20_000
-    fill = "select counterfoil.put_out(1, c, 30000) from counterfoil.consumers c"
-    assert owner.execute(fill).fetchone() == (0,)
+    fill = (
+        "select f.events, f.held_back"
+        " from counterfoil.consumers c, counterfoil.put_out(1, c, 30000) as f"
+    )
+    assert owner.execute(fill).fetchone() == (0, "full")
     reached = "select reached from counterfoil.consumer_progress"
     assert owner.execute(reached).fetchone() == (20_003,)
     owner.execute("delete from counterfoil.deliveries where position = 9000")

@@ -27,7 +27,7 @@ OWNED: Final = (
 )
 PACKAGES: Final = (
     *("counterfoil.server.log", "counterfoil.server.access", "counterfoil.server.brake"),
-    *("counterfoil.server.event_types", "counterfoil.server.consumers"),
+    "counterfoil.server.event_types",
 )
 NOT_ONE_TENANTS: Final = frozenset(
     # What tells of the database or of all tenants, by its purpose; and what only writes.

@@ -40,10 +40,19 @@ class Told(msgspec.Struct):
     paused: bool = False
     generation: int = 0
     behind: bool = False
+    held_back: str | None = None
     next_due_seconds: float | None = None
     exhausted: bool = False
     unfinished: bool = False
     freed: bool = False
+    frees: bool = True
+
+    @property
+    def stands(self) -> str:
+        """How the consumer stands: running, paused or stalled."""
+        if self.paused:
+            return "paused"
+        return "stalled" if self.held_back == "stalled" else "running"
 
 
 class Consumed(NamedTuple):

@@ -435,13 +435,17 @@ begin
 end
 $$;
 
--- Puts out the next events of a consumer. The caller holds its progress. Those that join lines
--- from which somebody is just leaving are left for the next time, and all behind them.
+-- Puts out the next events of a consumer, and returns how many; or, where nothing more is put
+-- out for now, `full` (as much as may be is unfinished) or `stalled` (so it is with dead letters).
+-- The caller holds its progress. Those that join lines from which somebody is just leaving are
+-- left for the next time, and all behind them.
 create function counterfoil.put_out(
     p_tenant_id integer,
     p_consumer counterfoil.consumers,
-    p_head bigint
-) returns integer
+    p_head bigint,
+    out events integer,
+    out held_back text
+)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -479,13 +483,19 @@ begin
             where d.tenant_id = p_tenant_id and d.generation = p_consumer.generation
               and d.position >= v_low
             limit c_unfinished_max) as unfinished) >= c_unfinished_max
-    or (
+    then
+        held_back := 'full';
+    elsif (
         select count(*) from (
             select from counterfoil.dead_letters l
             where l.tenant_id = p_tenant_id and l.consumer = p_consumer.name
             limit c_dead_letters_max) as dead) >= c_dead_letters_max
     then
-        return 0;
+        held_back := 'stalled';
+    end if;
+    if held_back is not null then
+        events := 0;
+        return;
     end if;
 
     v_up_to := least(p_head, v_progress.reached + c_positions);
@@ -537,7 +547,7 @@ begin
         before_at = v_progress.before_at, before_left = v_progress.before_left,
         sampled_at = v_progress.sampled_at, sampled_left = v_progress.sampled_left
     where p.tenant_id = p_tenant_id and p.generation = p_consumer.generation;
-    return cardinality(v_positions);
+    events := cardinality(v_positions);
 end
 $$;
 

@@ -54,10 +54,13 @@ $$;
 --    "answers": {"<request, from 0>": {"status": "done" | "replayed" | "key_reused" | "again" |
 --                "lost", "lost": [[generation, position, attempt], …], "lease_ends": time}, …},
 --    "paused": …, "generation": …, "changed_by": the event that made or changed it last,
---    "behind": whether more is to be put out, as far as is known,
+--    "behind": whether more is to be put out, and may be, as far as is known,
+--    "held_back": why nothing more is put out (full or stalled), where that is so,
 --    "next_due_seconds": when the next delivery is due, where a claim got less than it asked for,
 --    "exhausted": whether something is to be set aside,
 --    "freed": whether something became ready for whoever comes next,
+--    "frees": whether what is done with may let others go: those of its keys, or for whom there
+--             is room in flight then,
 --    "unfinished": whether others hold something that may come back}
 create function counterfoil.consume_v1(
     p_tenant_id integer,
@@ -108,6 +111,8 @@ declare
     v_head bigint;
     v_reached bigint;
     v_behind boolean := false;
+    v_put_out record;
+    v_held_back text;
     v_short boolean := false;
     v_locked boolean := false;
     v_freed boolean := false;
@@ -246,7 +251,7 @@ begin
             end if;
             perform counterfoil.finish_deliveries(
                 p_tenant_id, v_consumer.generation, v_positions, v_next);
-            v_freed := v_next <> '{}';
+            v_freed := v_next <> '{}' or v_consumer.in_flight_max is not null;
         end if;
 
         update counterfoil.deliveries d
@@ -383,7 +388,11 @@ begin
                         select p.reached from counterfoil.consumer_progress p
                         where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
                     exit when cardinality(v_taken) >= v_wanted or v_head <= v_reached;
-                    if counterfoil.put_out(p_tenant_id, v_current, v_head) > 0 then
+                    select * into v_put_out from counterfoil.put_out(
+                        p_tenant_id, v_current, v_head);
+                    v_held_back := v_put_out.held_back;
+                    exit when v_held_back is not null;
+                    if v_put_out.events > 0 then
                         -- What was ready up to there is taken.
                         v_taken := v_taken || array(
                             select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
@@ -395,7 +404,7 @@ begin
                     end if;
                 end loop;
             end if;
-            v_behind := v_head > (
+            v_behind := v_held_back is null and v_head > (
                 select p.reached from counterfoil.consumer_progress p
                 where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
         end if;
@@ -418,6 +427,7 @@ begin
             ) as e
         ) as m
         where m.before < c_claim_bytes_max;
+        v_freed := v_freed or cardinality(v_texts) < cardinality(v_taken);
         v_taken := array(
             select row(c.nth, c.principal, v_consumer.generation, t.position, t.attempt)::counterfoil.token
             from unnest(v_taken) with ordinality as t (
@@ -509,7 +519,9 @@ begin
         'generation', v_consumer.generation,
         'changed_by', v_consumer.position,
         'freed', v_freed,
+        'frees', v_consumer.order_by is not null or v_consumer.in_flight_max is not null,
         'behind', v_behind,
+        'held_back', v_held_back,
         'next_due_seconds', extract(epoch from v_next_due - clock_timestamp()),
         'exhausted', exists (
             select from counterfoil.deliveries d

@@ -446,13 +446,17 @@ begin
 end
 $$;
 
--- Puts out the next events of a consumer. The caller holds its progress. Those that join lines
--- from which somebody is just leaving are left for the next time, and all behind them.
+-- Puts out the next events of a consumer, and returns how many; or, where nothing more is put
+-- out for now, `full` (as much as may be is unfinished) or `stalled` (so it is with dead letters).
+-- The caller holds its progress. Those that join lines from which somebody is just leaving are
+-- left for the next time, and all behind them.
 create function counterfoil.put_out(
     p_tenant_id integer,
     p_consumer counterfoil.consumers,
-    p_head bigint
-) returns integer
+    p_head bigint,
+    out events integer,
+    out held_back text
+)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -490,13 +494,19 @@ begin
             where d.tenant_id = p_tenant_id and d.generation = p_consumer.generation
               and d.position >= v_low
             limit c_unfinished_max) as unfinished) >= c_unfinished_max
-    or (
+    then
+        held_back := 'full';
+    elsif (
         select count(*) from (
             select from counterfoil.dead_letters l
             where l.tenant_id = p_tenant_id and l.consumer = p_consumer.name
             limit c_dead_letters_max) as dead) >= c_dead_letters_max
     then
-        return 0;
+        held_back := 'stalled';
+    end if;
+    if held_back is not null then
+        events := 0;
+        return;
     end if;
 
     v_up_to := least(p_head, v_progress.reached + c_positions);
@@ -548,7 +558,7 @@ begin
         before_at = v_progress.before_at, before_left = v_progress.before_left,
         sampled_at = v_progress.sampled_at, sampled_left = v_progress.sampled_left
     where p.tenant_id = p_tenant_id and p.generation = p_consumer.generation;
-    return cardinality(v_positions);
+    events := cardinality(v_positions);
 end
 $$;
 
@@ -625,10 +635,13 @@ $$;
 --    "answers": {"<request, from 0>": {"status": "done" | "replayed" | "key_reused" | "again" |
 --                "lost", "lost": [[generation, position, attempt], …], "lease_ends": time}, …},
 --    "paused": …, "generation": …, "changed_by": the event that made or changed it last,
---    "behind": whether more is to be put out, as far as is known,
+--    "behind": whether more is to be put out, and may be, as far as is known,
+--    "held_back": why nothing more is put out (full or stalled), where that is so,
 --    "next_due_seconds": when the next delivery is due, where a claim got less than it asked for,
 --    "exhausted": whether something is to be set aside,
 --    "freed": whether something became ready for whoever comes next,
+--    "frees": whether what is done with may let others go: those of its keys, or for whom there
+--             is room in flight then,
 --    "unfinished": whether others hold something that may come back}
 create function counterfoil.consume_v1(
     p_tenant_id integer,
@@ -679,6 +692,8 @@ declare
     v_head bigint;
     v_reached bigint;
     v_behind boolean := false;
+    v_put_out record;
+    v_held_back text;
     v_short boolean := false;
     v_locked boolean := false;
     v_freed boolean := false;
@@ -817,7 +832,7 @@ begin
             end if;
             perform counterfoil.finish_deliveries(
                 p_tenant_id, v_consumer.generation, v_positions, v_next);
-            v_freed := v_next <> '{}';
+            v_freed := v_next <> '{}' or v_consumer.in_flight_max is not null;
         end if;
 
         update counterfoil.deliveries d
@@ -954,7 +969,11 @@ begin
                         select p.reached from counterfoil.consumer_progress p
                         where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
                     exit when cardinality(v_taken) >= v_wanted or v_head <= v_reached;
-                    if counterfoil.put_out(p_tenant_id, v_current, v_head) > 0 then
+                    select * into v_put_out from counterfoil.put_out(
+                        p_tenant_id, v_current, v_head);
+                    v_held_back := v_put_out.held_back;
+                    exit when v_held_back is not null;
+                    if v_put_out.events > 0 then
                         -- What was ready up to there is taken.
                         v_taken := v_taken || array(
                             select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
@@ -966,7 +985,7 @@ begin
                     end if;
                 end loop;
             end if;
-            v_behind := v_head > (
+            v_behind := v_held_back is null and v_head > (
                 select p.reached from counterfoil.consumer_progress p
                 where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
         end if;
@@ -989,6 +1008,7 @@ begin
             ) as e
         ) as m
         where m.before < c_claim_bytes_max;
+        v_freed := v_freed or cardinality(v_texts) < cardinality(v_taken);
         v_taken := array(
             select row(c.nth, c.principal, v_consumer.generation, t.position, t.attempt)::counterfoil.token
             from unnest(v_taken) with ordinality as t (
@@ -1080,7 +1100,9 @@ begin
         'generation', v_consumer.generation,
         'changed_by', v_consumer.position,
         'freed', v_freed,
+        'frees', v_consumer.order_by is not null or v_consumer.in_flight_max is not null,
         'behind', v_behind,
+        'held_back', v_held_back,
         'next_due_seconds', extract(epoch from v_next_due - clock_timestamp()),
         'exhausted', exists (
             select from counterfoil.deliveries d
