@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from benchmarks.harness.figures import Spread, ratio, spread
-from benchmarks.report.series import REFERENCES, CellSeries, Measured
+from benchmarks.report.series import AMONG_PEERS, REFERENCES, CellSeries, Measured
 
 FULL_SHARE: Final = 0.85
 """From which share of the processors on they, and not waiting, are called the bottleneck. Not
@@ -108,6 +108,8 @@ _IN_RATES: Final = frozenset(
 
 def _rates(measured: Measured, name: str, cells: Sequence[CellSeries], *, cores: int) -> str:
     reference = REFERENCES.get(name, ("", ""))[1].strip("/").replace("/", " ")
+    if name in AMONG_PEERS:
+        reference = "the fastest peer"
     rows = [
         [
             f"`{_short(series)}`",

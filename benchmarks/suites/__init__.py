@@ -15,6 +15,7 @@ def all_suites() -> tuple[Suite, ...]:
     from benchmarks.suites.batches import Batches
     from benchmarks.suites.bulk import Bulk
     from benchmarks.suites.conditions import Conditions
+    from benchmarks.suites.consumers import Consumers
     from benchmarks.suites.growth import Growth
     from benchmarks.suites.limits import Limits
     from benchmarks.suites.live import LiveStreams
@@ -36,5 +37,6 @@ def all_suites() -> tuple[Suite, ...]:
         Reads(),
         LiveStreams(),
         Tenants(),
+        Consumers(),
         Start(),
     )

@@ -1,0 +1,86 @@
+"""Queues that are taken from: their scripts, and whom they are compared with."""
+
+import pytest
+
+from benchmarks.harness import cpu, rounds
+from benchmarks.harness.cpu import Usage
+from benchmarks.harness.model import Cell, Effort
+from benchmarks.harness.records import CellRecord
+from benchmarks.report.series import Measured
+from benchmarks.report.tables import suite_tables
+from benchmarks.subjects.queues import Script, placed
+
+
+def record(cell: str, rate: float) -> CellRecord:
+    figures = {"events_per_second": rate, "p50_milliseconds": 1.0, "events": 1.0}
+    return CellRecord("r", cell.partition("/")[0], cell, 1, "", figures, 1.0, {})
+
+
+LOAD = "consumers/acknowledged/batch-50/8-holders"
+
+
+def measured() -> Measured:
+    rates = {"counterfoil-2-workers": 300.0, "pgmq": 200.0, "pgqueuer": 100.0}
+    others = {"counterfoil-2-workers": 50.0, "pgmq": 10.0, "pgqueuer": 100.0}
+    return Measured.of(
+        [record(f"{LOAD}/{name}", rate) for name, rate in rates.items()]
+        + [record(f"{LOAD}0/{name}", rate) for name, rate in others.items()]
+    )
+
+
+def test_consumers_are_compared_with_the_peer_that_is_fastest_under_the_same_load() -> None:
+    found = measured()
+    assert found.fastest_peer(LOAD) == f"{LOAD}/pgmq"
+    assert found.fastest_peer(f"{LOAD}0") == f"{LOAD}0/pgqueuer"
+    assert found.fastest_peer("consumers/acknowledged/batch-50") is None
+    ratios = {
+        name: found.to_reference(found.cells[f"{LOAD}/{name}"])
+        for name in ("counterfoil-2-workers", "pgmq", "pgqueuer")
+    }
+    assert ratios["pgmq"] is None
+    assert ratios["pgqueuer"] is not None
+    assert ratios["pgqueuer"].median == 0.5
+    assert ratios["counterfoil-2-workers"] is not None
+    assert ratios["counterfoil-2-workers"].median == 1.5
+    assert "÷ the fastest peer" in suite_tables(found, "consumers", cores=2)
+
+
+def test_without_a_peer_there_is_nothing_to_compare_with() -> None:
+    alone = Measured.of([record(f"{LOAD}/counterfoil-2-workers", 300.0)])
+    assert alone.to_reference(alone.cells[f"{LOAD}/counterfoil-2-workers"]) is None
+
+
+def test_a_turn_claims_into_variables_and_acknowledges_what_they_hold() -> None:
+    script = Script("select 1 as id", "select done(:id)", {})
+    assert script.text == "select 1 as id\n\\gset\nselect done(:id);\n"
+
+
+def test_parameters_of_a_products_own_statement_get_names() -> None:
+    names = [f"p{number}" for number in range(1, 11)]
+    assert placed("limit $1 or $10 and a = ANY($2::int[])", names) == (
+        "limit :p1 or :p10 and a = ANY(:p2::int[])"
+    )
+
+
+def test_what_a_run_uses_up_is_made_before_it_and_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    def run(seconds: float) -> dict[str, float]:
+        done.append(f"run {seconds}")
+        return {}
+
+    monkeypatch.setattr(cpu, "snapshot", lambda _: done.append("clock"))
+    monkeypatch.setattr(cpu, "usage", lambda *_: Usage(1.0, {}))
+    rounds.run_rounds(
+        run="r",
+        suite="s",
+        cells=[Cell("s/1", run, prepare=lambda seconds: done.append(f"prepare {seconds}"))],
+        effort=lambda _: Effort(rounds=1, seconds=2.0),
+        cores=2,
+        before_each=lambda: done.append("checkpoint"),
+        keep=lambda _: None,
+        show=lambda *_: None,
+    )
+    assert done == ["prepare 2.0", "checkpoint", "clock", "run 2.0", "clock"]
