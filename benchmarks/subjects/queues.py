@@ -6,8 +6,8 @@ that survives a crash: the first statement claims, commits, and brings the messa
 the client; the second acknowledges what was brought, in a transaction of its own. So a
 message's lease is really taken and really given up, and both are flushed to disk.
 
-Each run has a new queue, filled before the clock starts with one and a half times of what
-it will take, by the product's own way to send many at once. After the run the tables must
+Each run has a new queue, filled before the clock starts with more than it will take, by the
+product's own way to send many at once. After the run the tables must
 add up: what was acknowledged is gone or marked as done, the rest waits and was never handed
 out, and nothing was handed out twice.
 """
@@ -35,12 +35,13 @@ DOORS: Final = stored_functions.DOORS
 LEASE_SECONDS: Final = 600
 """Longer than any run: no lease is to end in one."""
 
-FILL_MORE_THAN_EXPECTED: Final = 1.5
+FILL_MORE_THAN_SEEN: Final = 1.5
 FILL_CHUNK: Final = 5_000
 FILL_SESSIONS: Final = 2
 
-EXPECTED_PER_SECOND: Final[Mapping[int, float]] = {1: 3_000, 50: 30_000}
-"""By the size of a batch: what a queue is filled for before its first run. Then it is known."""
+EXPECTED_PER_SECOND: Final[Mapping[int, float]] = {1: 3_000, 50: 25_000}
+"""By the size of a batch: what a queue is filled for at least. A run that was disturbed says
+too little about the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,9 @@ class Queue:
 
     def prepare(self, turn: Turn, seconds: float) -> None:
         """Make the queue anew, with more than so long a run takes."""
-        rate = self._seen.get(turn, EXPECTED_PER_SECOND[turn.batch])
+        seen = FILL_MORE_THAN_SEEN * self._seen.get(turn, 0.0)
         running = seconds + plain_postgresql.WARM_UP_SECONDS + 1
-        wanted = FILL_MORE_THAN_EXPECTED * rate * running + turn.holders * turn.batch
+        wanted = max(seen, EXPECTED_PER_SECOND[turn.batch]) * running + turn.holders * turn.batch
         chunks = math.ceil(wanted / FILL_CHUNK)
         with self._connected() as connection:
             connection.execute(self._product.empty)

@@ -17,6 +17,7 @@ def all_suites() -> tuple[Suite, ...]:
     from benchmarks.suites.conditions import Conditions
     from benchmarks.suites.consumers import Consumers
     from benchmarks.suites.growth import Growth
+    from benchmarks.suites.handover import Handover
     from benchmarks.suites.limits import Limits
     from benchmarks.suites.live import LiveStreams
     from benchmarks.suites.peers import Peers
@@ -38,5 +39,6 @@ def all_suites() -> tuple[Suite, ...]:
         LiveStreams(),
         Tenants(),
         Consumers(),
+        Handover(),
         Start(),
     )

@@ -4,12 +4,17 @@ Each holder claims so many, has them whole, and acknowledges them, in two transa
 worker does that survives a crash. Nobody works on them in between. Asked for 1, 8 and 64 holders
 at once, one event at a time and fifty:
 
-- *acknowledged*: and that is all.
-- *with-outcomes*: and for each event an outcome is written in the same transaction. pgmq is the
-  only peer whose acknowledging can be put into a transaction with something else; it sends to a
-  second queue.
+- *acknowledged*: and that is all. Counterfoil is in it twice: with a call each to claim and to
+  acknowledge, and (*done-with-the-next*) with the tokens of the batch before in the next claim's
+  ``done``, one call a batch.
+- *with-outcomes*: and for each event an outcome is written in the same transaction. pgmq, the
+  only peer whose acknowledging can be put into a transaction with something else, sends to a
+  second queue; Counterfoil appends events to the book that the first came from.
 
-The peers are called where they are fastest, by pgbench over the Unix socket.
+Counterfoil is called over HTTP with a key, by two workers, and judges what it is sent; no call
+is keyed (no ``Idempotency-Key``): a claim that is lost is handed out again, and so it is with the
+peers. Those are called where they are fastest, by pgbench over the Unix socket. The latencies are
+of one call for Counterfoil, and of claiming and acknowledging together for the others.
 
 Which peers: those of the registry that are kept up (a version in the last half year), run on
 PostgreSQL, and give leases and retries. Included, since they run at their best here: pgmq,
@@ -34,17 +39,26 @@ from functools import partial
 from typing import Final
 
 from benchmarks.harness.model import GRID, Cell, Effort, Stage, counted
-from benchmarks.subjects import pgmq, pgmq_queue, pgqueuer, procrastinate, queues
+from benchmarks.subjects import consuming, pgmq, pgmq_queue, pgqueuer, procrastinate, queues
 from benchmarks.subjects.queues import Product, Turn
 
 HOLDERS: Final = (1, 8, 64)
 BATCHES: Final = (1, 50)
+WORKERS: Final = 2
+
+EVENTS: Final = 400_000
+"""Of the book: more than any run takes. One that comes to its end is refused."""
+
+OURS: Final = f"counterfoil-{WORKERS}-workers"
+OURS_AT_ONCE: Final = f"{OURS}-done-with-the-next"
 
 PGMQ: Final = "pgmq"
 PROCRASTINATE: Final = "procrastinate"
 PGQUEUER: Final = "pgqueuer"
 
 DOORS: Final[Mapping[str, str]] = {
+    OURS: consuming.DOORS,
+    OURS_AT_ONCE: consuming.DOORS_AT_ONCE,
     PGMQ: queues.DOORS,
     PROCRASTINATE: queues.DOORS,
     PGQUEUER: queues.DOORS,
@@ -75,8 +89,10 @@ class Load:
 
 
 def _subjects(turn: Turn) -> Iterator[str]:
+    yield OURS
     yield PGMQ
     if not turn.outcomes:
+        yield OURS_AT_ONCE
         yield PGQUEUER
         if turn.batch == 1:
             yield PROCRASTINATE
@@ -111,10 +127,10 @@ class Consumers:
 
     @contextmanager
     def open(self, stage: Stage) -> Iterator[Sequence[Cell]]:
-        """A database for each product that is asked for and can be had."""
+        """A service on a filled book, and a database for each product that can be had."""
         loads = [load for load in LOADS if stage.wants(load.cell_id)]
         with ExitStack() as opened:
-            cells: list[Cell] = []
+            cells = _open_counterfoil(stage, opened, loads)
             for name, (product, missing) in _PEERS.items():
                 mine = [load for load in loads if load.subject == name]
                 if not mine:
@@ -133,3 +149,25 @@ class Consumers:
                     for load in mine
                 ]
             yield cells
+
+
+def _open_counterfoil(stage: Stage, opened: ExitStack, loads: Sequence[Load]) -> list[Cell]:
+    ours = [load for load in loads if load.subject in {OURS, OURS_AT_ONCE}]
+    if not ours:
+        return []
+    holding = opened.enter_context(consuming.opened(stage, "consumers", events=EVENTS))
+    return [
+        Cell(
+            load.cell_id,
+            partial(holding.take, load.turn, _mode(load)),
+            holding.roles,
+            holding.prepare,
+        )
+        for load in ours
+    ]
+
+
+def _mode(load: Load) -> consuming.Mode:
+    if load.turn.outcomes:
+        return "outcomes"
+    return "done" if load.subject == OURS_AT_ONCE else "ack"
