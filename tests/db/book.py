@@ -12,7 +12,7 @@ Request = dict[str, Any]
 
 APPEND: Final = """
     select first_position, created_at, head, clock_ahead_seconds, others
-    from counterfoil.append_v3(%s, %s::jsonb, %s)
+    from counterfoil.append_v4(%s, %s::jsonb, %s)
 """
 
 
@@ -21,7 +21,7 @@ ACT_FOR: Final = "select set_config('counterfoil.tenant_id', %s, false)"
 
 
 class Answer(NamedTuple):
-    """What ``append_v3`` answers to one request."""
+    """What ``append_v4`` answers to one request."""
 
     status: str
     first_position: int | None

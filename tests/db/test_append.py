@@ -159,7 +159,7 @@ def test_salts_of_one_group_cannot_be_computed_from_what_stays(
     assert guessed.isdisjoint(salt for salt, *_ in rows)
     # And it goes nowhere else: it is drawn, and it is digested.
     (source,) = owner.execute(
-        "select prosrc from pg_proc where proname = 'append_v3'"
+        "select prosrc from pg_proc where proname = 'append_v4'"
     ).fetchone() or ("",)
     assert source.count("v_seed") == 2
 

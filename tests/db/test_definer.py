@@ -9,7 +9,18 @@ from tests.support.cluster import Database
 
 pytestmark = pytest.mark.promise("P6")
 
-TABLES = ("books", "events", "event_tags", "idempotency_keys", "rules", "freezes", "keys")
+TABLES = (
+    "books",
+    "events",
+    "event_tags",
+    "idempotency_keys",
+    "rules",
+    "freezes",
+    "keys",
+    "consumers",
+    "consumer_progress",
+    "deliveries",
+)
 
 
 def test_few_functions_run_with_their_owners_rights(owner: psycopg.Connection) -> None:
@@ -17,7 +28,10 @@ def test_few_functions_run_with_their_owners_rights(owner: psycopg.Connection) -
         "select proname from pg_proc where pronamespace = 'counterfoil'::regnamespace and prosecdef"
     ).fetchall()
     assert sorted(name for (name,) in rows) == [
-        "append_v3",
+        "append_v4",
+        "clear_consumers_v1",
+        "consume_v1",
+        "consumers_in_need_v1",
         "note_key_uses_v1",
         "presented_keys_v1",
         "tenants_v1",
@@ -32,7 +46,7 @@ def test_every_function_with_a_body_of_text_has_a_search_path_of_its_own(
         "select proname, array_to_string(proconfig, ';') from pg_proc "
         "where pronamespace = 'counterfoil'::regnamespace and prosqlbody is null"
     ).fetchall()
-    assert {name for name, _ in rows} >= {"append_v3", "matching_v1", "write_run"}
+    assert {name for name, _ in rows} >= {"append_v4", "matching_v1", "write_run"}
     for name, settings in rows:
         assert "search_path=pg_catalog, pg_temp" in (settings or ""), name
 

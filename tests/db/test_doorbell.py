@@ -16,8 +16,8 @@ pytestmark = pytest.mark.anyio
 async def test_rubbish_at_the_doorbell_does_not_silence_it(
     database: Database, rubbish: str
 ) -> None:
-    heard: list[int] = []
-    listener = Listener(database.url, heard.append)
+    heard: list[tuple[int, str | None]] = []
+    listener = Listener(database.url, lambda *what: heard.append(what))
     listener.start()
     try:
         async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as somebody:
@@ -34,4 +34,4 @@ async def test_rubbish_at_the_doorbell_does_not_silence_it(
             await eventually(ring_until_heard, "the ring to be heard")
     finally:
         await listener.close()
-    assert set(heard) == {7}
+    assert set(heard) == {(7, None)}

@@ -52,7 +52,7 @@ def reasons(connection: psycopg.Connection, *requests: Request) -> list[Any]:
     import json
 
     row = connection.execute(
-        "select others from counterfoil.append_v3(1, %s, 1000)", [json.dumps(list(requests))]
+        "select others from counterfoil.append_v4(1, %s, 1000)", [json.dumps(list(requests))]
     ).fetchone()
     assert row is not None
     others = {other["request"]: other for other in row[0] or []}

@@ -284,7 +284,7 @@ def test_wait_for_the_lock_is_bounded(database: Database, service: psycopg.Conne
         held_book(database),
         pytest.raises(psycopg.errors.LockNotAvailable),
     ):
-        service.execute("select counterfoil.append_v3(1, %s::jsonb, 10)", [json.dumps([request()])])
+        service.execute("select counterfoil.append_v4(1, %s::jsonb, 10)", [json.dumps([request()])])
 
 
 def test_books_do_not_wait_for_each_other(

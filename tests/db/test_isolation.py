@@ -22,17 +22,33 @@ pytestmark = pytest.mark.promise("P7")
 OWNED: Final = (
     *("books", "events", "event_tags", "idempotency_keys"),
     *("keys", "key_uses", "rules", "event_types", "freezes"),
+    *("consumers", "consumer_progress", "deliveries", "delivery_keys"),
+    *("dead_letters", "consumer_calls"),
 )
 PACKAGES: Final = (
     *("counterfoil.server.log", "counterfoil.server.access", "counterfoil.server.brake"),
-    "counterfoil.server.event_types",
+    *("counterfoil.server.event_types", "counterfoil.server.consumers"),
 )
 NOT_ONE_TENANTS: Final = frozenset(
     # What tells of the database or of all tenants, by its purpose; and what only writes.
     {
         *("append", "ring", "listen", "tell_of_listening", "readiness"),
         *("see_all_books", "recover", "presented", "tenants", "note_uses"),
+        *("consume", "in_need", "clear"),
     }
+)
+CONSUMERS_ROWS: Final[tuple[LiteralString, ...]] = (
+    """insert into counterfoil.consumers values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1,
+    '[{"types": ["noted"]}]', '"beginning"', 'customer', 60, 3, 1, 2, 300, null, 'pass', false,
+    now(), 'p')""",
+    """insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low)
+    values (%(tenant)s, 1, 'c' || %(tenant)s::text, 1, 1)""",
+    """insert into counterfoil.deliveries (tenant_id, generation, position, state, keys, place)
+    values (%(tenant)s, 1, 1, 'ready', array['customer:c'], 1)""",
+    "insert into counterfoil.delivery_keys values (%(tenant)s, 1, 'customer:c', 1, 1)",
+    """insert into counterfoil.dead_letters values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1, 1,
+    '[]', 'why', 1, now(), 'p', false)""",
+    "insert into counterfoil.consumer_calls values (%(tenant)s, 'p', 'k', sha256('x'), '{}', now())",
 )
 ON_THE_TENANT: Final = re.compile(
     r"\b[a-z]+\.tenant_id\s*=\s*(?:%\(tenant_id\)s::integer|p_tenant_id|[a-z]+\.tenant_id)"
@@ -81,6 +97,8 @@ def owned(cluster: Cluster) -> Iterator[Database]:
                     "(%s, 1, 'agent', %s, 'why', null, now(), 'p')",
                     [tenant_id, f"agent_{tenant_id}"],
                 )
+                for rows in CONSUMERS_ROWS:
+                    connection.execute(rows, {"tenant": tenant_id})
         yield owner
 
 
@@ -200,7 +218,7 @@ def test_the_append_refuses_a_tenant_that_is_not_its_transactions(
     owner.execute("set local role counterfoil_service")
     act_for(owner, 1)
     with pytest.raises(psycopg.Error) as refused:
-        owner.execute("select counterfoil.append_v3(2, '[]', 1000)")
+        owner.execute("select counterfoil.append_v4(2, '[]', 1000)")
     assert "not that tenant's" in str(refused.value)
 
 
@@ -209,7 +227,7 @@ def test_an_append_that_forgot_to_look_writes_into_no_other_book(
 ) -> None:
     """The guard in the function is taken out too: the policy refuses what it would write."""
     (source,) = owner.execute(
-        "select pg_get_functiondef('counterfoil.append_v3'::regproc)"
+        "select pg_get_functiondef('counterfoil.append_v4'::regproc)"
     ).fetchone() or ("",)
     guard = re.compile(r"if counterfoil\.current_tenant\(\) is distinct.*?end if;", re.DOTALL)
     unguarded = without_conditions(guard.sub("", source))
@@ -220,5 +238,5 @@ def test_an_append_that_forgot_to_look_writes_into_no_other_book(
     asked = '[{"operation": "append", "principal": "p", "rules": 1, "events": [{"agent_name": "a", '
     asked += '"event_type": "t", "payload": {}, "tags": []}]}]'
     with pytest.raises(psycopg.Error) as refused:
-        owner.execute("select counterfoil.append_v3(2, %s, 1000)", [asked])
+        owner.execute("select counterfoil.append_v4(2, %s, 1000)", [asked])
     assert "row-level security" in str(refused.value)

@@ -52,7 +52,7 @@ def test_migrations_make_what_the_schema_describes(cluster: Cluster, empty: Data
             for file in sorted(SCHEMA.glob("*.sql")):
                 connection.execute(file.read_bytes())
         assert structure(empty) == structure(described)
-        assert "CREATE FUNCTION counterfoil.append_v3" in structure(described)
+        assert "CREATE FUNCTION counterfoil.append_v4" in structure(described)
 
 
 def test_new_database_has_one_book_that_is_empty(database: Database) -> None:

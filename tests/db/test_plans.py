@@ -7,7 +7,7 @@ inside the stored functions too, with the rows that each step really saw.
 They are run with the rights of the service, to whom row-level security applies: what a policy
 asks stands in every plan, and a condition that PostgreSQL does not trust to keep a row to itself
 (it is not *leakproof*) may not be looked up in an index before that. So there are two owners. An
-ordinary one is bound by the policies too, and with it all that append_v3 looks at; a superuser,
+ordinary one is bound by the policies too, and with it all that append_v4 looks at; a superuser,
 as in ``counterfoil dev``, is not.
 """
 

@@ -188,7 +188,7 @@ def test_eraser_sets_no_other_value_and_blanks_both_or_none(
         "select * from counterfoil.books",
         "select * from counterfoil.idempotency_keys",
         "select * from counterfoil.schema_migrations",
-        "select counterfoil.append_v3(1, '[]', 1000)",
+        "select counterfoil.append_v4(1, '[]', 1000)",
         "select counterfoil.matching_v1(1, null, null, 0, 9, 9, false)",
         "select counterfoil.write_run(1, '{}', '{}', 0, 2, now(), false)",
         "select counterfoil.may_match(1, '{}', 0, 2)",
@@ -309,7 +309,7 @@ def test_nothing_is_open_to_the_public(owner: psycopg.Connection) -> None:
     "attempt",
     [
         "select count(*) from counterfoil.events",
-        "select counterfoil.append_v3(1, '[]', 1000)",
+        "select counterfoil.append_v4(1, '[]', 1000)",
         "select counterfoil.time_text(now())",
     ],
 )

@@ -224,7 +224,7 @@ FAILURES = {
     "selekt %(zero)s::integer": "42601",
     "select (%(zero)s::text || 'x')::integer": "22P02",
     "insert into counterfoil.books (tenant_id, name) values (1 + %(zero)s::integer, 'x')": "23505",
-    "select counterfoil.append_v3(%(zero)s::integer, '[]', 1000)": "22023",
+    "select counterfoil.append_v4(%(zero)s::integer, '[]', 1000)": "22023",
     "select from pg_sleep(60 + %(zero)s::integer)": "57014",
     "select from pg_terminate_backend(pg_backend_pid() + %(zero)s::integer)": "57P01",
 }

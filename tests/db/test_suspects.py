@@ -1,6 +1,6 @@
 """Which requests of a group are looked at one by one: too many perhaps, too few never.
 
-``append_v3`` accepts as it comes what nothing can speak against, and judges by itself only
+``append_v4`` accepts as it comes what nothing can speak against, and judges by itself only
 what a few probes of the indexes suspect. So an answer is right only if whatever is to be
 refused is suspected. The probes are held against the one definition of what matches here,
 and the answers of whole groups against those of the same requests one by one.
@@ -132,7 +132,7 @@ conditions = st.builds(Asked, st.lists(items(), min_size=1, max_size=3), st.inte
 
 
 def values_of(asked: Sequence[Asked]) -> str:
-    """The conditions as ``append_v3`` takes them apart; the n-th is the n-th request's."""
+    """The conditions as ``append_v4`` takes them apart; the n-th is the n-th request's."""
     values: list[dict[str, Any]] = []
     for request_nth, one in enumerate(asked, 1):
         for item_nth, item in enumerate(one.fail_if, 1):

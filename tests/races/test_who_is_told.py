@@ -41,7 +41,7 @@ async def heard() -> list[int]:
 @pytest.fixture
 async def listener(database: Database, heard: list[int]) -> AsyncIterator[Listener]:
     """The ear of another process; the test starts it."""
-    ear = Listener(database.url, heard.append)
+    ear = Listener(database.url, lambda tenant_id, _: heard.append(tenant_id))
     yield ear
     await ear.close()
 

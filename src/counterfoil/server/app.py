@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from counterfoil.server.access.operations import Access
 from counterfoil.server.api import (
+    consumers,
     docs_page,
     errors,
     event_types,
@@ -33,6 +34,7 @@ from counterfoil.server.api.parts import Parts
 from counterfoil.server.api.requests import body_shares
 from counterfoil.server.api.routes import OPEN, RawRoute
 from counterfoil.server.brake.operations import Brake
+from counterfoil.server.consumers.handing_out import HandingOut
 from counterfoil.server.core.settings import Settings
 from counterfoil.server.event_types.operations import EventTypes
 from counterfoil.server.log.operations import Log
@@ -52,7 +54,7 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 # `stream` before `events`: /events/stream is not the event with the id "stream".
 _ROUTERS: Final = (
     *(stream.router, events.router, keys.router, event_types.router, freezes.router),
-    *(health.router, pages.router, docs_page.router),
+    *(consumers.router, health.router, pages.router, docs_page.router),
 )
 
 
@@ -121,15 +123,23 @@ async def _lifespan(app: "Service") -> AsyncIterator[None]:
         is_open=settings.open_to_this_machine,
     )
     event_types, brake = EventTypes(log), Brake(log)
-    app.parts = Parts(log, access, event_types, brake, Appends(event_types, brake))
+    handing_out = HandingOut(log, settings)
+    await handing_out.open()
+    app.parts = Parts(log, access, event_types, brake, Appends(event_types, brake), handing_out)
+
+    def closing() -> None:
+        log.closing()
+        handing_out.closing()
+
     loop = asyncio.get_running_loop()
     _spare_the_garbage_collector()
     try:
-        with _on_stop_signal(lambda: loop.call_soon_threadsafe(log.closing)):
+        with _on_stop_signal(lambda: loop.call_soon_threadsafe(closing)):
             yield
     finally:
         try:
             async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await handing_out.close()
                 await access.close()
                 await log.close()
         except TimeoutError:

@@ -63,6 +63,11 @@ class Principal:
         if not self.scopes.may_read_event(event_type, tags):
             raise ScopeMissing("This key may not read this event.", f"read:{event_type}")
 
+    def must_consume(self, name: str) -> None:
+        """Refuse to hand it a consumer's work. Raises ``ScopeMissing``."""
+        if not self.scopes.may_consume(name):
+            raise ScopeMissing("This key may not work for this consumer.", f"consume:{name}")
+
     def must_manage(self, what: Managed) -> None:
         """Refuse a call to manage what it may not. Raises ``ScopeMissing``."""
         if not self.scopes.may_manage(what):

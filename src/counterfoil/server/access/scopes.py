@@ -5,11 +5,12 @@
     append:PATTERN        append events of these types
     read:PATTERN          read events of these types
     read:PATTERN@KIND     read those of them that bear a tag of this kind
-    manage:WHAT           keys, event-types, brake, settings; * for all of them
+    consume:NAMES         be handed the work of these consumers
+    manage:WHAT           keys, event-types, brake, consumers, settings; * for all of them
     operate:WHAT          tenants, metrics; * for both
 
 A PATTERN is an event type, or its beginning and ``*`` for any rest, none included: ``*`` alone
-is all types. In PATTERN and KIND everything but letters, digits and ``._~:/+-`` is
+is all types. NAMES are written in the same way. In PATTERN and KIND everything but letters, digits and ``._~:/+-`` is
 percent-encoded UTF-8; so is a ``*`` that is meant as itself. So a scope is a `scope-token` of
 OAuth 2 (RFC 6749, section 3.3), and a list of them can stand in a token.
 
@@ -43,8 +44,8 @@ from counterfoil.server.log.fields import Name, tag_fault
 from counterfoil.server.log.query import Item, QueryItem
 from counterfoil.server.log.refusals import refuse
 
-Verb = Literal["append", "read", "manage", "operate"]
-Managed = Literal["keys", "event-types", "brake", "settings"]
+Verb = Literal["append", "read", "consume", "manage", "operate"]
+Managed = Literal["keys", "event-types", "brake", "consumers", "settings"]
 Operated = Literal["tenants", "metrics"]
 KeyKind = Literal["agent", "person", "service", "auditor", "admin"]
 
@@ -60,9 +61,9 @@ _NAMED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _VERBS_OF: Final[Mapping[KeyKind, tuple[Verb, ...]]] = {
-    "agent": ("append", "read"),
-    "person": ("append", "read", "manage"),
-    "service": ("append", "read", "manage"),
+    "agent": ("append", "read", "consume"),
+    "person": ("append", "read", "consume", "manage"),
+    "service": ("append", "read", "consume", "manage"),
     "auditor": ("read",),
     "admin": ("read", "manage", "operate"),
 }
@@ -130,6 +131,7 @@ class Scopes:
         may_read_all: every event of the book. What asks nothing, such as an agent's latest
             list, is open to this only.
         may_read_anything: some event at least, if there is one.
+        may_consume_anything: the work of some consumer at least.
     """
 
     _grants: tuple[_Grant, ...]
@@ -137,7 +139,9 @@ class Scopes:
     may_append_anything: bool = field(compare=False, repr=False)
     may_read_all: bool = field(compare=False, repr=False)
     may_read_anything: bool = field(compare=False, repr=False)
+    may_consume_anything: bool = field(compare=False, repr=False)
     _append: _Patterns = field(compare=False, repr=False)
+    _consume: _Patterns = field(compare=False, repr=False)
     _read: _Patterns = field(compare=False, repr=False)
     _read_with_tag: Mapping[str, _Patterns] = field(compare=False, repr=False)
     _named: frozenset[tuple[Verb, str]] = field(compare=False, repr=False)
@@ -173,6 +177,7 @@ class Scopes:
         ordered = tuple(sorted(grants, key=lambda grant: grant.text))
         append = [grant for grant in ordered if grant.verb == "append"]
         read = [grant for grant in ordered if grant.verb == "read"]
+        consume = [grant for grant in ordered if grant.verb == "consume"]
         kinds = {grant.kind for grant in read if grant.kind is not None}
         unconditional = _Patterns.of([grant for grant in read if grant.kind is None])
         patterns = _Patterns.of(append)
@@ -182,7 +187,9 @@ class Scopes:
             may_append_anything=bool(append),
             may_read_all=unconditional.everything,
             may_read_anything=bool(read),
+            may_consume_anything=bool(consume),
             _append=patterns,
+            _consume=_Patterns.of(consume),
             _read=unconditional,
             _read_with_tag={
                 kind: _Patterns.of([grant for grant in read if grant.kind == kind])
@@ -203,6 +210,10 @@ class Scopes:
     def may_append(self, event_type: str) -> bool:
         """Whether events of this type may be appended."""
         return self.may_append_all or self._append.cover(event_type)
+
+    def may_consume(self, name: str) -> bool:
+        """Whether this consumer's work may be taken over."""
+        return self._consume.cover(name)
 
     def may_read(self, query: Sequence[QueryItem | Item] | None) -> bool:
         """Whether every event that the query could match may be read.
@@ -287,7 +298,7 @@ def for_kind(kind: KeyKind, *, tenant_id: int) -> Scopes:
     """The scopes of a key of this kind for which none were given."""
     match kind:
         case "agent" | "person" | "service":
-            return _APPEND_AND_READ
+            return _WORK
         case "auditor":
             return _READ
         case "admin":
@@ -322,6 +333,7 @@ class _RefusedScopeError(Exception):
 
 
 _NAME: Final = TypeAdapter[str](Name)
+_NAMED_BY: Final = {"append": "event type", "read": "event type", "consume": "consumer"}
 _ENCODED: Final = re.compile(r"(?:[A-Za-z0-9._~:/+-]|%[0-9A-Fa-f]{2})*")
 _PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NOT_WRITTEN: Final = re.compile(r"[^A-Za-z0-9._~:/+%*@-]")
@@ -335,7 +347,7 @@ def _parsed(text: str) -> _Grant:
         )
     verb, _, rest = text.partition(":")
     match verb:
-        case "append" | "read":
+        case "append" | "read" | "consume":
             return _parsed_pattern(verb, rest, text)
         case "manage" | "operate":
             if rest == "*":
@@ -348,14 +360,15 @@ def _parsed(text: str) -> _Grant:
             return _Grant(verb, rest)
         case _:
             raise _RefusedScopeError(
-                "A scope is `append:` or `read:` with a pattern of event types, or `manage:` or "
-                f"`operate:` with a name, such as `read:payment.*`; this is {quote(text)}."
+                "A scope is `append:` or `read:` with a pattern of event types, `consume:` with one of "
+                "consumers, or `manage:` or `operate:` with a name, such as `read:payment.*`; this is "
+                f"{quote(text)}."
             )
 
 
-def _parsed_pattern(verb: Literal["append", "read"], rest: str, text: str) -> _Grant:
+def _parsed_pattern(verb: Literal["append", "read", "consume"], rest: str, text: str) -> _Grant:
     pattern, at, kind = rest.partition("@")
-    if at and verb == "append":
+    if at and verb != "read":
         raise _RefusedScopeError(
             f"Only `read:` can be for a kind of tags; {quote(text)} is not. An `@` in an event "
             "type is written `%40`."
@@ -364,12 +377,12 @@ def _parsed_pattern(verb: Literal["append", "read"], rest: str, text: str) -> _G
     what = _decoded(pattern.removesuffix("*"), text)
     if not what and not and_more:
         raise _RefusedScopeError(
-            f"{quote(text)} names no event type. For all of them, end it in `*`: `{verb}:*`."
+            f"{quote(text)} names no {_NAMED_BY[verb]}. For all of them, end it in `*`: `{verb}:*`."
         )
     # What follows a beginning may be anything, so one more character may make a name of it.
     if not (_is_name(what) or (and_more and _is_name(f"{what}x"))):
         raise _RefusedScopeError(
-            f"No event type can match {quote(text)}: one has 1 to {limits.NAME_CHARACTERS_MAX} "
+            f"No {_NAMED_BY[verb]} can match {quote(text)}: one has 1 to {limits.NAME_CHARACTERS_MAX} "
             "characters, no control characters, and no white space at its ends."
         )
     if not at:
@@ -450,10 +463,10 @@ def _or(words: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-_APPEND_AND_READ: Final = Scopes.parse(["append:*", "read:*"])
+_WORK: Final = Scopes.parse(["append:*", "consume:*", "read:*"])
 _READ: Final = Scopes.parse(["read:*"])
 _MANAGE: Final = Scopes.parse(["manage:*"])
 _OPERATE_AND_MANAGE: Final = Scopes.parse(["manage:*", "operate:*"])
 
-ALL: Final = Scopes.parse(["append:*", "manage:*", "operate:*", "read:*"])
+ALL: Final = Scopes.parse(["append:*", "consume:*", "manage:*", "operate:*", "read:*"])
 """Everything: what the key of the environment may do, in the operator's tenant."""

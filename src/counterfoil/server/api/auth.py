@@ -99,8 +99,8 @@ def must_be_let(principal: Principal, needs: str) -> None:
     """Refuse a call that the key's scopes rule out before anything of it is read.
 
     Args:
-        needs: what the call's route says that it needs: ``append``, ``read``, ``manage:WHAT``,
-            ``operate:WHAT``, or ``any`` key.
+        needs: what the call's route says that it needs: ``append``, ``read``, ``consume``,
+            ``manage:WHAT``, ``operate:WHAT``, or ``any`` key.
 
     Raises ``ScopeMissing``.
     """
@@ -111,6 +111,9 @@ def must_be_let(principal: Principal, needs: str) -> None:
     elif verb == "read":
         if not principal.scopes.may_read_anything:
             raise ScopeMissing("This key may not read events.", "read:*")
+    elif verb == "consume":
+        if not principal.scopes.may_consume_anything:
+            raise ScopeMissing("This key may not work for consumers.", "consume:*")
     elif verb == "manage":
         principal.must_manage(cast("Managed", what))
     elif verb == "operate":

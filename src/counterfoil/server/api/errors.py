@@ -42,6 +42,11 @@ PROBLEM_OF: Final[Mapping[type[errors.CounterfoilError], ProblemType]] = {
     errors.KeyNotActive: problems.KEY_NOT_ACTIVE,
     errors.TenantExists: problems.TENANT_EXISTS,
     errors.TooMany: problems.TOO_MANY,
+    errors.ConsumerNotFound: problems.CONSUMER_NOT_FOUND,
+    errors.ConsumerStarted: problems.CONSUMER_STARTED,
+    errors.ConsumerHasDeadLetters: problems.CONSUMER_HAS_DEAD_LETTERS,
+    errors.DeadLetterNotFound: problems.DEAD_LETTER_NOT_FOUND,
+    errors.LeaseLost: problems.LEASE_LOST,
     errors.EventTypeNotFound: problems.EVENT_TYPE_NOT_FOUND,
     errors.PayloadMismatch: problems.PAYLOAD_MISMATCH,
     errors.UnregisteredType: problems.EVENT_TYPE_UNREGISTERED,
@@ -60,6 +65,8 @@ PROBLEM_OF: Final[Mapping[type[errors.CounterfoilError], ProblemType]] = {
 }
 """Every error that a caller can meet. What is missing here (``InvariantBroken``) is a
 fault of ours and becomes ``internal-error``."""
+
+_WITH_FIELDS: Final = (errors.InputError, errors.NarrowingChange, errors.ConsumerStarted)
 
 _PROBLEM_OF_STATUS: Final[Mapping[int, ProblemType]] = {
     404: problems.NOT_FOUND,
@@ -97,38 +104,49 @@ def refusal(error: errors.CounterfoilError, *, request_id: str) -> Response:
     problem = PROBLEM_OF.get(type(error))
     if problem is None:
         raise error
-    members: dict[str, object] = {}
     own_headers: dict[str, str] = {}
-    if isinstance(error, errors.InputError | errors.NarrowingChange) and error.errors:
-        members["errors"] = [
-            {"pointer": field.pointer, "message": field.message, "in": field.location}
-            for field in error.errors
-        ]
-    elif isinstance(error, errors.ConditionFailed):
-        members["head"] = error.head
-        members["conflicts"] = [msgspec.Raw(text.encode()) for text in error.conflicts]
-    elif isinstance(error, errors.ScopeMissing):
-        members["scope"] = error.scope
-    elif isinstance(error, errors.NameNotYours):
-        members["agent_name"] = error.name
-    elif isinstance(error, errors.Frozen):
-        members["freeze"] = (
-            error.freeze if error.shown is None else msgspec.Raw(error.shown.encode())
-        )
-    elif isinstance(error, errors.RateLimited):
+    if isinstance(error, errors.RateLimited):
         own_headers["Retry-After"] = str(error.wait_seconds)
-    if isinstance(error, errors.PayloadMismatch):
-        members["event_type"] = error.event_type
-        members["version"] = error.version
     if problem.status >= 500:
         _log.warning("unavailable", problem=problem.name, detail=str(error))
     return problem_response(
         problem,
         str(error),
         request_id=request_id,
-        members=members,
+        members=_members(error),
         headers=own_headers,
     )
+
+
+def _members(error: errors.CounterfoilError) -> dict[str, object]:
+    """What a problem document tells beside its sentences."""
+    members: dict[str, object] = {}
+    if isinstance(error, _WITH_FIELDS) and error.errors:
+        members["errors"] = [
+            {"pointer": field.pointer, "message": field.message, "in": field.location}
+            for field in error.errors
+        ]
+    match error:
+        case errors.PayloadMismatch():
+            members |= {"event_type": error.event_type, "version": error.version}
+        case errors.ConditionFailed():
+            members["head"] = error.head
+            members["conflicts"] = [msgspec.Raw(text.encode()) for text in error.conflicts]
+            if error.lease_ends is not None:
+                members["lease_ends"] = error.lease_ends
+        case errors.LeaseLost():
+            members["lost"] = error.lost
+        case errors.ScopeMissing():
+            members["scope"] = error.scope
+        case errors.NameNotYours():
+            members["agent_name"] = error.name
+        case errors.Frozen():
+            members["freeze"] = (
+                error.freeze if error.shown is None else msgspec.Raw(error.shown.encode())
+            )
+        case _:
+            pass
+    return members
 
 
 def internal_error_response(*, request_id: str) -> Response:

@@ -15,7 +15,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, PlainTextResponse
 
-from counterfoil.server.api import openapi_access, openapi_rules, problems, schemas
+from counterfoil.server.api import (
+    openapi_access,
+    openapi_consumers,
+    openapi_rules,
+    problems,
+    schemas,
+)
 from counterfoil.server.api import openapi_parts as parts
 from counterfoil.server.api.openapi_parts import REF, Json
 from counterfoil.server.log.model import AppendBody, BatchBody
@@ -30,6 +36,7 @@ _INPUTS: Final[Sequence[type[BaseModel]]] = (
     *(AppendBody, BatchBody, QueryBody),
     *openapi_access.INPUTS,
     *openapi_rules.INPUTS,
+    *openapi_consumers.INPUTS,
 )
 _OUTPUTS: Final[Sequence[type[BaseModel]]] = (
     schemas.StoredEvent,
@@ -45,6 +52,7 @@ _OUTPUTS: Final[Sequence[type[BaseModel]]] = (
     schemas.ProblemDescription,
     *openapi_access.OUTPUTS,
     *openapi_rules.OUTPUTS,
+    *openapi_consumers.OUTPUTS,
 )
 
 _DESCRIPTION: Final = """\
@@ -59,20 +67,7 @@ all of them are listed at [/problems](/problems).
 """
 
 
-_WRITE_REFUSALS: Final = (
-    *parts.BODY_REFUSALS,
-    problems.CONDITION_FAILED,
-    problems.BOOK_RESTORED,
-    problems.AFTER_ABOVE_HEAD,
-    problems.UNKNOWN_CAUSE,
-    problems.IDEMPOTENCY_MISMATCH,
-    problems.NAME_NOT_YOURS,
-    problems.FROZEN,
-    problems.PAYLOAD_MISMATCH,
-    problems.EVENT_TYPE_UNREGISTERED,
-    problems.NOT_WRITTEN,
-    problems.OUTCOME_UNKNOWN,
-)
+_WRITE_REFUSALS: Final = parts.WRITE_REFUSALS
 _POSITION_REFUSALS: Final = (problems.AFTER_ABOVE_HEAD, problems.BOOK_RESTORED)
 _READ_HEADERS: Final = ("Counterfoil-Head", "Counterfoil-Incarnation")
 

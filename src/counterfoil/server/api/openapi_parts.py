@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from counterfoil.server.api import problems, schemas, schemas_access
+from counterfoil.server.api import problems, schemas, schemas_access, schemas_consumers
 from counterfoil.server.api.problems import ProblemType
 from counterfoil.server.api.routes import NEEDS, OPEN
 from counterfoil.server.core import limits
@@ -169,6 +169,8 @@ def _problem_example(problem: ProblemType) -> Json:
     elif problem is problems.CONDITION_FAILED:
         document["head"] = 42
         document["conflicts"] = [EVENT_EXAMPLE]
+    elif problem is problems.LEASE_LOST:
+        document["lost"] = ["000000000000000c.0000000000000029.00000001"]
     elif problem is problems.SCOPE_MISSING:
         document["scope"] = "read:flag_transaction"
     elif problem is problems.NAME_NOT_YOURS:
@@ -209,18 +211,20 @@ _HEADERS_OF_STATUS: Final[Mapping[int, Sequence[str]]] = {
 }
 
 
+_SCHEMA_WITH: Final[Sequence[tuple[ProblemType, type[BaseModel]]]] = (
+    (problems.SCOPE_MISSING, schemas_access.ScopeMissingProblem),
+    (problems.PAYLOAD_MISMATCH, schemas_access.PayloadMismatchProblem),
+    (problems.FROZEN, schemas_access.FrozenProblem),
+    (problems.CONDITION_FAILED, schemas.ConditionFailedProblem),
+    (problems.LEASE_LOST, schemas_consumers.LeaseLostProblem),
+    (problems.NOT_READY, schemas.NotReadyProblem),
+)
+"""Which schema describes the answers of a status, by the first of these among its problems."""
+
+
 def _schema_of(group: Sequence[ProblemType]) -> str:
-    if problems.SCOPE_MISSING in group:
-        return schemas_access.ScopeMissingProblem.__name__
-    if problems.PAYLOAD_MISMATCH in group:
-        return schemas_access.PayloadMismatchProblem.__name__
-    if problems.FROZEN in group:
-        return schemas_access.FrozenProblem.__name__
-    if problems.CONDITION_FAILED in group:
-        return schemas.ConditionFailedProblem.__name__
-    if problems.NOT_READY in group:
-        return schemas.NotReadyProblem.__name__
-    return schemas.Problem.__name__
+    schema = next((schema for problem, schema in _SCHEMA_WITH if problem in group), schemas.Problem)
+    return schema.__name__
 
 
 EVENT_EXAMPLE: Final[Json] = {
@@ -303,6 +307,20 @@ BODY_REFUSALS: Final = (
     problems.BODY_TOO_LARGE,
     problems.BODY_TOO_SLOW,
     problems.BUSY,
+)
+WRITE_REFUSALS: Final = (
+    *BODY_REFUSALS,
+    problems.CONDITION_FAILED,
+    problems.BOOK_RESTORED,
+    problems.AFTER_ABOVE_HEAD,
+    problems.UNKNOWN_CAUSE,
+    problems.IDEMPOTENCY_MISMATCH,
+    problems.NAME_NOT_YOURS,
+    problems.FROZEN,
+    problems.PAYLOAD_MISMATCH,
+    problems.EVENT_TYPE_UNREGISTERED,
+    problems.NOT_WRITTEN,
+    problems.OUTCOME_UNKNOWN,
 )
 CHANGE_REFUSALS: Final = (
     *BODY_REFUSALS,

@@ -8,6 +8,7 @@ from counterfoil.server.access.operations import Access
 from counterfoil.server.api.appends import Appends
 from counterfoil.server.api.requests import header, judged_body
 from counterfoil.server.brake.operations import Brake
+from counterfoil.server.consumers.handing_out import HandingOut
 from counterfoil.server.core import limits
 from counterfoil.server.event_types.operations import EventTypes
 from counterfoil.server.log.fields import Wire
@@ -26,6 +27,7 @@ class Parts(NamedTuple):
     event_types: EventTypes
     brake: Brake
     appends: Appends
+    handing_out: HandingOut
 
 
 def parts(request: Request) -> Parts:

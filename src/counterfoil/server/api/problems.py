@@ -163,8 +163,49 @@ TOO_MANY = ProblemType(
     "too-many",
     409,
     "There are as many as there may be",
-    "The tenant has as many keys, event types or freezes as a tenant may have. Nothing was made.",
-    "Revoke keys, or thaw what is frozen, that nobody needs any more.",
+    "The tenant has as many keys, event types, freezes or consumers as a tenant may have. Nothing "
+    "was made.",
+    "Revoke keys, thaw what is frozen, or delete consumers that nobody needs any more.",
+)
+CONSUMER_NOT_FOUND = ProblemType(
+    "consumer-not-found",
+    404,
+    "There is no such consumer",
+    "The tenant has no consumer of this name.",
+    "`GET /consumers` lists them; `PUT /consumers/{name}` makes one.",
+)
+CONSUMER_STARTED = ProblemType(
+    "consumer-started",
+    409,
+    "The consumer has begun",
+    "What was to be changed is settled once a consumer has begun to hand out: its start, its order, "
+    "and its query unless that is asked for by name. Nothing was changed.",
+    "Each entry of `errors` points at a field and says what would do it.",
+)
+CONSUMER_HAS_DEAD_LETTERS = ProblemType(
+    "consumer-has-dead-letters",
+    409,
+    "Dead letters would be lost",
+    "The consumer has dead letters, and they would go with it. Nothing was deleted.",
+    "Replay or drop them, or delete the consumer with `?dead_letters=drop`.",
+)
+DEAD_LETTER_NOT_FOUND = ProblemType(
+    "dead-letter-not-found",
+    404,
+    "There is no such dead letter",
+    "The consumer has set no delivery of this event aside, or it was replayed or dropped since. "
+    "Where several were named, nothing was done with any of them.",
+    "`GET /consumers/{name}/dead-letters` lists them.",
+)
+LEASE_LOST = ProblemType(
+    "lease-lost",
+    409,
+    "The work belongs to another now",
+    "At least one of the tokens is not, or no more, a lease of this key: its time is over, it was "
+    "given back, or the consumer was led to another place. Nothing was done, and nothing written. "
+    "`lost` holds those tokens.",
+    "Drop that work: its event is handed out again, perhaps to you. What is not in `lost` is still "
+    "held, and can be sent again by itself. Work that takes long has to extend its lease in time.",
 )
 EVENT_TYPE_NOT_FOUND = ProblemType(
     "event-type-not-found",
@@ -354,6 +395,11 @@ CATALOGUE: Final[dict[str, ProblemType]] = {
         KEY_NOT_ACTIVE,
         TENANT_EXISTS,
         TOO_MANY,
+        CONSUMER_NOT_FOUND,
+        CONSUMER_STARTED,
+        CONSUMER_HAS_DEAD_LETTERS,
+        DEAD_LETTER_NOT_FOUND,
+        LEASE_LOST,
         AFTER_ABOVE_HEAD,
         UNKNOWN_CAUSE,
         BOOK_RESTORED,

@@ -119,7 +119,7 @@ class Problem(BaseModel):
 
 
 class ConditionFailedProblem(Problem):
-    """A condition did not hold, or the book was restored; only the former has conflicts."""
+    """A condition did not hold (only this has conflicts), or it has lost what it rested on."""
 
     head: Annotated[
         Position | None, Field(description="The last position at the time of the check.")
@@ -132,6 +132,16 @@ class ConditionFailedProblem(Problem):
             default_factory=list,
         ),
     ]
+    lease_ends: Annotated[
+        Time | None,
+        Field(
+            description="Of an acknowledgement: until when the first of its deliveries is still held."
+        ),
+    ] = None
+    lost: Annotated[
+        list[str] | None,
+        Field(description="Where a lease was lost instead: the tokens of what is not held."),
+    ] = None
 
 
 class NotReadyProblem(Problem):

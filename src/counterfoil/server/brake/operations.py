@@ -1,4 +1,4 @@
-"""The verbs of the brake. Freezing and thawing are events; append_v3 does the holding.
+"""The verbs of the brake. Freezing and thawing are events; append_v4 does the holding.
 
 A freeze is there from its event's position on, in the order of all appends, so nothing that
 bears what is frozen has a higher position, however many processes write at that moment.

@@ -136,6 +136,34 @@ class FreezeNotFound(CounterfoilError):
     """Nothing is frozen under this id."""
 
 
+class ConsumerNotFound(CounterfoilError):
+    """The tenant has no consumer of this name."""
+
+
+class ConsumerStarted(CounterfoilError):
+    """A consumer has begun, and keeps what was to be changed. ``errors`` say what."""
+
+    def __init__(self, message: str, errors: Sequence[FieldError]) -> None:
+        super().__init__(message)
+        self.errors: tuple[FieldError, ...] = tuple(errors)
+
+
+class ConsumerHasDeadLetters(CounterfoilError):
+    """A consumer is to be deleted, and dead letters would be lost with it."""
+
+
+class DeadLetterNotFound(CounterfoilError):
+    """A consumer has no dead letter of this event."""
+
+
+class LeaseLost(CounterfoilError):
+    """Some of what a call names is not its holder's any more. ``lost`` are their tokens."""
+
+    def __init__(self, message: str, lost: Sequence[str]) -> None:
+        super().__init__(message)
+        self.lost: tuple[str, ...] = tuple(lost)
+
+
 class TooMany(CounterfoilError):
     """A tenant has as many of something as it may."""
 
@@ -152,16 +180,18 @@ class ConditionFailed(CounterfoilError):
     """Something that matches the condition's query lies above its ``after``.
 
     ``head`` is the book's last position at the time of the check; ``conflicts`` are the
-    texts (JSON objects) of the first events in the way, oldest first.
+    texts (JSON objects) of the first events in the way, oldest first. ``lease_ends`` is when
+    the first of the leases ends that the append was to hand in, and that are still held.
     """
 
-    def __init__(self, head: int, conflicts: Sequence[str]) -> None:
+    def __init__(self, head: int, conflicts: Sequence[str], lease_ends: str | None = None) -> None:
         super().__init__(
             "An event that matches `fail_if` was written after what this decision relied on. "
             "Read again, decide again."
         )
         self.head = head
         self.conflicts: tuple[str, ...] = tuple(conflicts)
+        self.lease_ends = lease_ends
 
 
 class BookRestored(CounterfoilError):

@@ -100,7 +100,7 @@ QUERY_PARAMETERS_MAX: Final = 300
 """Parameters in one address: more than the types, agents and tags of one query item."""
 
 MANAGE_BODY_BYTES_MAX: Final = 128 * 1024
-"""The body of a call that manages keys, tenants, event types or the brake."""
+"""The body of a call that manages keys, tenants, event types, consumers or the brake."""
 
 HEADERS_BYTES_MAX: Final = 64 * 1024
 """A request's first line and headers together, read before the key can be looked at."""
@@ -269,7 +269,7 @@ SCHEMAS_REMEMBERED_BYTES_MAX: Final = 256 * 1024 * 1024
 takes some tens of KiB; one that is no more needed than all others is compiled anew."""
 
 LIST_ROWS_MAX: Final = 1_000
-"""Keys, tenants or event types of one page of a list."""
+"""Keys, tenants, event types, consumers or dead letters of one page of a list."""
 
 LIST_ROWS_DEFAULT: Final = 100
 """The same, when the caller does not say."""
@@ -321,6 +321,113 @@ standby may hold a commit back for ever); after that the outcome is unknown to i
 
 CLOCK_SKEW_SECONDS_ALARM: Final = 5.0
 """How far the book's last time may lie ahead of the server's clock before it is an alarm."""
+
+# --- Consumers --------------------------------------------------------------------
+
+CONSUMERS_MAX: Final = 1_000
+"""Consumers of one tenant."""
+
+CONSUMER_NAME_CHARACTERS_MAX: Final = 64
+"""The name of a consumer: lower-case letters, digits, ``.``, ``_`` and ``-``."""
+
+LEASE_SECONDS_DEFAULT: Final = 60
+"""How long a delivery is held, when a consumer does not say."""
+
+LEASE_SECONDS_MAX: Final = 12 * 3_600
+"""How long it may be held: a dead holder's work waits that long."""
+
+ATTEMPTS_DEFAULT: Final = 10
+"""How often an event is handed out before it is set aside, when a consumer does not say."""
+
+ATTEMPTS_MAX: Final = 100
+"""How often it may be: what became of each attempt is kept until the event is done."""
+
+BACKOFF_INITIAL_SECONDS_DEFAULT: Final = 1
+"""How long an event waits after its first failure, when a consumer does not say."""
+
+BACKOFF_INITIAL_SECONDS_MAX: Final = 3_600
+"""How long it may."""
+
+BACKOFF_FACTOR_DEFAULT: Final = 2
+"""By what the wait grows with each further failure, when a consumer does not say."""
+
+BACKOFF_FACTOR_MAX: Final = 10
+"""By what it may grow."""
+
+BACKOFF_SECONDS_DEFAULT: Final = 300
+"""What the wait grows to at most, when a consumer does not say."""
+
+BACKOFF_SECONDS_MAX: Final = 24 * 3_600
+"""What it may grow to."""
+
+RELEASE_DELAY_SECONDS_MAX: Final = 7 * 24 * 3_600
+"""For how long an event may be given back."""
+
+IN_FLIGHT_MAX: Final = 10_000
+"""The highest bound on what a consumer's holders hold together; without one, ``UNFINISHED_MAX`` is."""
+
+CLAIM_DELIVERIES_MAX: Final = 1_000
+"""Deliveries of one claim."""
+
+CLAIM_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Events that one call of the database hands out, as written out. The rest stays ready."""
+
+CLAIM_WAIT_SECONDS_MAX: Final = 30
+"""How long a claim may wait for something to come; proxies close what is silent for longer."""
+
+TOKENS_MAX: Final = 1_000
+"""Deliveries that one call acknowledges, extends, gives back or sets aside."""
+
+PUT_OUT_EVENTS: Final = 1_000
+"""Events of a consumer that are put out in one step."""
+
+PUT_OUT_POSITIONS: Final = 100_000
+"""Positions that one step looks over: a rare query must not hold a consumer for long."""
+
+UNFINISHED_MAX: Final = 20_000
+"""Deliveries of a consumer that are out and not done. Beyond, nothing more is put out: one key
+that waits for long must not fill the tables with all that is behind it."""
+
+DEAD_LETTERS_MAX: Final = 10_000
+"""Dead letters of a consumer. With so many it is not the events that are at fault, and nothing
+more is put out (``stalled``) until some are replayed or dropped."""
+
+DUE_DELIVERIES: Final = 1_000
+"""Deliveries whose lease or delay is over that are taken back in one step."""
+
+LAG_EVENTS_MAX: Final = 10_000
+"""How far the events that a consumer has not reached yet are counted."""
+
+CLAIM_GROUP_REQUESTS_MAX: Final = 64
+"""Calls about one consumer that share one call of the stored function, as appends do."""
+
+CONSUMER_QUEUE_REQUESTS_MAX: Final = 2_000
+"""Calls about one consumer that wait for their turn in one process, parked claims not counted."""
+
+PARKED_CLAIMS_MAX: Final = 16_000
+"""Claims of one process that wait for something to come, each some KiB; its tenants share them."""
+
+CALLS_REMEMBERED_SECONDS: Final = 600
+"""How long the answer to a keyed call that left no event is given again."""
+
+DUE_LOOK_SECONDS: Final = 1.0
+"""How often a busy consumer's leases and delays are looked at."""
+
+PARKED_LOOK_SECONDS: Final = 0.5
+"""How often a process looks, in one statement for all of a tenant's consumers, whether others
+have given something back that a parked claim may have; a doorbell mostly says so before."""
+
+BEHIND_SECONDS: Final = 0.01
+"""How soon it is tried again to put out more, where another process was just doing so."""
+
+UPKEEP_SECONDS: Final = 5.0
+"""How often each process looks for consumers whose leases are over though nobody claims."""
+
+UPKEEP_ROWS_MAX: Final = 5_000
+"""Rows of what is over that are cleared away in one step."""
+
+SET_ASIDE_DELIVERIES: Final = 100
+"""Deliveries that are set aside, or dead letters that are replayed or dropped, in one step."""
 
 # --- Reads and streams ------------------------------------------------------------
 

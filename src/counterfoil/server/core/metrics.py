@@ -70,6 +70,12 @@ STREAM_SUBSCRIBERS = Gauge(
     registry=_registry,
     multiprocess_mode="livesum",
 )
+DELIVERIES = Counter(
+    "counterfoil_deliveries_total",
+    "Deliveries of consumers by what became of them: claim, ack, extend, release, set_aside.",
+    ["call"],
+    registry=_registry,
+)
 CLOCK_SKEW_ALARMS = Counter(
     "counterfoil_clock_skew_alarms_total",
     "Groups written while the book's last time lay well ahead of the database's clock.",

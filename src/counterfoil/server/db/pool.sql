@@ -1,7 +1,7 @@
 -- What a new connection asks and sets before the service uses it.
 
 -- name: own_rights
--- Whether there is a book, whether this login could change it behind append_v3's back, and
+-- Whether there is a book, whether this login could change it behind append_v4's back, and
 -- whether it has the rights of the service. Asked of the catalogue, which everybody may read.
 select events.oid is not null,
        has_table_privilege(events.oid, 'insert, update, delete, truncate'),

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 A payload cannot be checked in the database, so it is checked here, before the append. The
 rules may change in between. So every append carries the position of the last change under
-which it was judged; ``append_v3`` compares that under the lock, and answers ``rules_changed``
+which it was judged; ``append_v4`` compares that under the lock, and answers ``rules_changed``
 where it is outdated. Then the rules are forgotten here, read anew, and the append is judged
 anew. That is all that keeps a process up to date: what it remembers may be old, and can let
 nothing through.

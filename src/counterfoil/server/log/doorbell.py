@@ -1,4 +1,4 @@
-"""The doorbell: how one process learns that another has written.
+"""The doorbell: how one process learns that another has written, or given work back.
 
 A process that wrote rings after its commit, through a connection of its own, at most once
 in ``RING_SECONDS_MIN`` however many groups it wrote meanwhile. A process with live readers
@@ -26,6 +26,8 @@ RING_SECONDS_MIN: Final = 0.005
 
 _TENANT_ID: Final = re.compile("[0-9]{1,10}")
 
+_CONSUMER: Final = "consumer:"
+
 _log = structlog.get_logger(__name__)
 
 
@@ -34,12 +36,19 @@ class Ringer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._heads: dict[int, int] = {}
+        self._rings: dict[tuple[int, str], str] = {}
         self._task: asyncio.Task[None] | None = None
 
     def ring(self, tenant_id: int, head: int) -> None:
         """Note that the tenant's book has grown to ``head``; returns at once."""
-        self._heads[tenant_id] = head
+        self._ring(tenant_id, "", str(head))
+
+    def ring_consumer(self, tenant_id: int, name: str) -> None:
+        """Note that a consumer has something ready that was out before; returns at once."""
+        self._ring(tenant_id, name, f"{_CONSUMER}{name}")
+
+    def _ring(self, tenant_id: int, of: str, what: str) -> None:
+        self._rings[tenant_id, of] = what
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="doorbell ringer")
 
@@ -50,11 +59,11 @@ class Ringer:
 
     async def _run(self) -> None:
         try:
-            while self._heads:
-                heads, self._heads = self._heads, {}
-                for tenant_id, head in heads.items():
+            while self._rings:
+                rings, self._rings = self._rings, {}
+                for (tenant_id, _), what in rings.items():
                     with contextlib.suppress(Unavailable):
-                        await self._store.ring(tenant_id, head)
+                        await self._store.ring(tenant_id, what)
                 await asyncio.sleep(RING_SECONDS_MIN)
         finally:
             self._task = None
@@ -66,10 +75,11 @@ class Listener:
     Args:
         url: the connection string of a direct connection (``LISTEN`` belongs to a session,
             which a pooler of transactions does not give).
-        heard: called with the tenant's id for each ring.
+        heard: called for each ring with the tenant's id and the name of the consumer that it is
+            about, None where the book has grown.
     """
 
-    def __init__(self, url: str, heard: Callable[[int], None]) -> None:
+    def __init__(self, url: str, heard: Callable[[int, str | None], None]) -> None:
         self._url = url
         self._heard = heard
         self._task: asyncio.Task[None] | None = None
@@ -97,10 +107,14 @@ class Listener:
                 ) as connection:
                     await log_store.listen(connection)
                     async for notification in connection.notifies():
-                        tenant_id, _, _ = notification.payload.partition(":")
-                        # Anyone who may log in can notify: believe nothing but a number.
+                        tenant_id, _, what = notification.payload.partition(":")
+                        # Anyone who may log in can notify: believe nothing but a number. A name
+                        # is only looked up.
                         if _TENANT_ID.fullmatch(tenant_id):
-                            self._heard(int(tenant_id))
+                            about = what.startswith(_CONSUMER)
+                            self._heard(
+                                int(tenant_id), what.removeprefix(_CONSUMER) if about else None
+                            )
             except psycopg.Error as error:
                 _log.info("doorbell lost", sqlstate=error.sqlstate)
             await asyncio.sleep(limits.RETRY_AFTER_SECONDS)

@@ -33,7 +33,7 @@ A waiting stream holds no connection and no transaction. Positions are gapless a
 import asyncio
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -41,8 +41,8 @@ import structlog
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import AfterAboveHead, BookRestored, Busy, Unavailable
 from counterfoil.server.core.shares import Shares
-from counterfoil.server.log.query import Lead, ReadRequest, leads_of, leads_to, matches
-from counterfoil.server.log.store import FedEvent, Store
+from counterfoil.server.log.query import Item, Lead, ReadRequest, leads_of, leads_to, matches
+from counterfoil.server.log.store import FedEvent, Head, Store
 
 _log = structlog.get_logger(__name__)
 
@@ -73,6 +73,7 @@ class Stream:
         self.incarnation = incarnation
         self.head = head
         self.leads = leads_to(filters.query)
+        self.needs_text = True
         self._feed = feed
         self._filters = filters
         self._position = position
@@ -141,7 +142,7 @@ class Stream:
                     async for item in self._read_on():
                         yield item
         finally:
-            self._feed.leave(self)
+            self._feed.leave_place(self)
 
     async def _read_on(self) -> AsyncIterator[StreamItem]:
         """Deliver from the table up to its end, then join the feed, or wait for it to move."""
@@ -191,6 +192,42 @@ class Stream:
         return StreamItem(self._position, self.incarnation, None)
 
 
+class Watch:
+    """One who wants to know that something matches, and not what: a consumer's parked claims.
+
+    ``rang`` is called for each event that matches, and once when the feed has ended.
+    """
+
+    needs_text = False
+
+    def __init__(self, feed: "_Feed", query: Sequence[Item], rang: Callable[[], None]) -> None:
+        self.leads = leads_to(query)
+        self._feed = feed
+        self._query = query
+        self._rang = rang
+
+    def offer(self, event: FedEvent, tags: frozenset[str]) -> None:
+        """Ring, if the event matches. Called by the feed."""
+        if matches(self._query, event.agent_name, event.event_type, tags):
+            self._rang()
+
+    def feed_moved(self) -> None:
+        """Say nothing: what matches was offered. Called by the feed."""
+
+    def wake(self) -> None:
+        """There is the end. Called by the feed."""
+        self._rang()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is offered any more."""
+        return self._feed.ended
+
+    def leave(self) -> None:
+        """Be offered nothing any more."""
+        self._feed.leave(self)
+
+
 class _Feed:
     """What is new in one book, read once for all streams of this process."""
 
@@ -203,30 +240,37 @@ class _Feed:
         self.ended = False
         self._places = places
         self._incarnation = incarnation
-        self._streams: set[Stream] = set()
-        self._concerned: defaultdict[Lead, set[Stream]] = defaultdict(set)
+        self._readers: set[Stream | Watch] = set()
+        self._concerned: defaultdict[Lead, set[Stream | Watch]] = defaultdict(set)
         self._bell = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"feed {tenant_id}")
 
-    def enter(self, stream: Stream) -> None:
-        """Feed a stream that has a place, until it leaves."""
-        self._streams.add(stream)
-        for lead in stream.leads:
-            self._concerned[lead].add(stream)
-        metrics.STREAM_SUBSCRIBERS.inc()
+    def enter(self, reader: Stream | Watch) -> None:
+        """Feed a stream that has a place, or a watch, until it leaves."""
+        self._readers.add(reader)
+        for lead in reader.leads:
+            self._concerned[lead].add(reader)
+        if reader.needs_text:
+            metrics.STREAM_SUBSCRIBERS.inc()
 
-    def leave(self, stream: Stream) -> None:
-        """Feed it no longer, and give its place back."""
-        if stream in self._streams:
-            self._streams.remove(stream)
-            self._places.give_back(self.tenant_id, 1)
-            for lead in stream.leads:
-                self._concerned[lead].remove(stream)
+    def leave(self, reader: Stream | Watch) -> bool:
+        """Feed it no longer. False: it had left already."""
+        here = reader in self._readers
+        if here:
+            self._readers.remove(reader)
+            for lead in reader.leads:
+                self._concerned[lead].remove(reader)
                 if not self._concerned[lead]:
                     del self._concerned[lead]
-            metrics.STREAM_SUBSCRIBERS.dec()
-        if not self._streams:
+        if not self._readers:
             self.end()
+        return here
+
+    def leave_place(self, stream: Stream) -> None:
+        """Feed a stream no longer, and give its place back."""
+        if self.leave(stream):
+            self._places.give_back(self.tenant_id, 1)
+            metrics.STREAM_SUBSCRIBERS.dec()
 
     def ring(self) -> None:
         self._bell.set()
@@ -235,8 +279,8 @@ class _Feed:
         """End every stream, and stop reading after what is being read now."""
         self.ended = True
         self._bell.set()
-        for stream in self._streams:
-            stream.wake()
+        for reader in tuple(self._readers):
+            reader.wake()
 
     async def stopped(self) -> None:
         """Wait for the feed's last read to be over."""
@@ -265,28 +309,35 @@ class _Feed:
             self.end()
             return
         while self.position < head.position and not self.ended:
+            with_text = self._needs_text()
             events = await self.store.feed(
                 self.tenant_id,
                 after=self.position,
                 up_to=head.position,
                 limit=limits.STREAM_PAGE_EVENTS,
                 bytes_max=limits.STREAM_PAGE_BYTES_MAX,
+                with_text=with_text,
             )
+            if self._needs_text() and not with_text:
+                continue  # A stream has come meanwhile, and may have joined.
             for event in events:
                 self._offer(event)
             self.position = events[-1].position
-            for stream in self._streams:
-                stream.feed_moved()
+            for reader in tuple(self._readers):
+                reader.feed_moved()
+
+    def _needs_text(self) -> bool:
+        return any(reader.needs_text for reader in self._readers)
 
     def _offer(self, event: FedEvent) -> None:
         """Offer an event to each stream that it may concern; to one that it may not, never."""
         tags = frozenset(event.tags)
-        concerned: set[Stream] = set()
+        concerned: set[Stream | Watch] = set()
         for lead in leads_of(event.agent_name, event.event_type, tags):
             # Not by [], which would keep an empty set for every tag that ever went by.
             concerned.update(self._concerned.get(lead, ()))
-        for stream in concerned:
-            stream.offer(event, tags)
+        for reader in concerned:
+            reader.offer(event, tags)
 
 
 class Followers:
@@ -348,11 +399,7 @@ class Followers:
             raise AfterAboveHead(
                 f"The book ends at {head.position}; position {after} cannot have been read."
             )
-        feed = self._feeds.get(tenant_id)
-        if feed is None or feed.ended:
-            feed = self._feeds[tenant_id] = _Feed(
-                self._store, self._places, tenant_id, head.incarnation, head.position
-            )
+        feed = self._feed_of(tenant_id, head)
         stream = Stream(
             feed,
             filters,
@@ -362,6 +409,31 @@ class Followers:
         )
         feed.enter(stream)
         return stream
+
+    async def watch(self, tenant_id: int, query: Sequence[Item], rang: Callable[[], None]) -> Watch:
+        """Be told of each event that matches from now on: what is in the book now is not.
+
+        Takes no place of a live reader: whoever watches holds nothing, and is bounded elsewhere.
+
+        Raises:
+            Busy: this process is stopping.
+            DatabaseUnavailable: the book cannot be read.
+        """
+        head = await self._store.head(tenant_id)
+        self._must_not_be_closing()
+        feed = self._feed_of(tenant_id, head)
+        watch = Watch(feed, query, rang)
+        feed.enter(watch)
+        return watch
+
+    def _feed_of(self, tenant_id: int, head: Head) -> _Feed:
+        """The tenant's feed: one that runs, or another that begins at the head."""
+        feed = self._feeds.get(tenant_id)
+        if feed is None or feed.ended:
+            feed = self._feeds[tenant_id] = _Feed(
+                self._store, self._places, tenant_id, head.incarnation, head.position
+            )
+        return feed
 
     def _must_not_be_closing(self) -> None:
         if self._closing:

@@ -6,7 +6,7 @@ together; what they return holds one JSON document that the stored function take
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -122,21 +122,37 @@ class AppendBody(NewEvent):
     condition: OptionalCondition = None
 
 
+NewEvents = Annotated[
+    list[NewEvent],
+    Field(
+        min_length=1,
+        max_length=limits.BATCH_EVENTS_MAX,
+        description="They take consecutive ids, in this order.",
+    ),
+]
+
+
 class BatchBody(Wire):
     """The body of ``POST /events/batch``: all of these events are written, or none."""
 
-    events: Annotated[
-        list[NewEvent],
-        Field(
-            min_length=1,
-            max_length=limits.BATCH_EVENTS_MAX,
-            description="They take consecutive ids, in this order.",
-        ),
-    ]
+    events: NewEvents
     condition: OptionalCondition = None
 
 
+class OutcomeBody(Wire):
+    """What a body has in common whose events are the outcome of something."""
+
+    events: NewEvents | None = None
+    condition: OptionalCondition = None
+
+
+Outcome = TypeVar("Outcome", bound=OutcomeBody)
+
+
 # --- Judged -----------------------------------------------------------------------
+
+
+Operation = Literal["append", "batch", "ack", "own"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +174,7 @@ class AppendRequest:
         fail_if: what its condition asks, None without one.
     """
 
-    operation: Literal["append", "batch", "own"]
+    operation: Operation
     document: bytes
     event_count: int
     size_bytes: int
@@ -187,7 +203,7 @@ def judge_append(
 
     Raises ``MalformedDocument``, or ``InvalidInput`` with every fault at its pointer.
     """
-    tree = _parsed_object(body)
+    tree = parsed_object(body)
     try:
         asked = AppendBody.model_validate(tree)
     except ValidationError as error:
@@ -200,7 +216,7 @@ def judge_batch(
     body: bytes, *, principal: str, key: str | None, traceparent: str | None
 ) -> AppendRequest:
     """Judge the body of ``POST /events/batch``; otherwise as ``judge_append``."""
-    tree = _parsed_object(body)
+    tree = parsed_object(body)
     try:
         asked = BatchBody.model_validate(tree)
     except ValidationError as error:
@@ -209,6 +225,37 @@ def judge_batch(
         raise refuse(field_errors(error, BatchBody) + _payload_errors(placed)) from None
     envelope = _envelope("batch", principal, key, traceparent)
     return _judged("batch", envelope, _placed(asked.events), asked.condition)
+
+
+def judge_outcome(
+    tree: dict[str, Any],
+    model: type[Outcome],
+    *,
+    principal: str,
+    key: str | None,
+    traceparent: str | None,
+    hands_in: Callable[[Outcome], dict[str, Any]],
+) -> tuple[Outcome, AppendRequest | None]:
+    """Judge a body whose events, if it has any, are the outcome of what a holder hands in.
+
+    Args:
+        tree: the body, parsed.
+        model: what judges it; has ``events`` and ``condition`` as a batch has, both optional.
+        hands_in: says of the judged body what is handed in, as the stored function takes it.
+
+    Returns what was asked for, and the append, if there are events. Raises as ``judge_append``.
+    """
+    try:
+        asked = model.model_validate(tree)
+    except ValidationError as error:
+        events = tree.get("events")
+        placed = _placed(events[: limits.BATCH_EVENTS_MAX]) if isinstance(events, list) else []
+        raise refuse(field_errors(error, model) + _payload_errors(placed)) from None
+    if asked.events is None:
+        return asked, None
+    envelope = _envelope("ack", principal, key, traceparent)
+    envelope["hands_in"] = hands_in(asked)
+    return asked, _judged("ack", envelope, _placed(asked.events), asked.condition)
 
 
 def judge_idempotency_key(value: str | None) -> str | None:
@@ -244,7 +291,8 @@ Path = tuple[str | int, ...]
 Event = TypeVar("Event")
 
 
-def _parsed_object(body: bytes) -> dict[str, Any]:
+def parsed_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body is. Raises ``MalformedDocument``, ``InvalidInput``."""
     tree = parse(body)
     if not isinstance(tree, dict):
         raise not_an_object(tree)
@@ -257,9 +305,9 @@ def _placed(events: Iterable[Event]) -> list[tuple[Path, Event]]:
 
 
 def _envelope(
-    operation: str, principal: str, key: str | None, traceparent: str | None
+    operation: Operation, principal: str, key: str | None, traceparent: str | None
 ) -> dict[str, Any]:
-    envelope = {"operation": operation, "principal": principal}
+    envelope: dict[str, Any] = {"operation": operation, "principal": principal}
     if key is not None:
         envelope["key"] = key
     if traceparent is not None:
@@ -268,7 +316,7 @@ def _envelope(
 
 
 def _judged(
-    operation: Literal["append", "batch"],
+    operation: Operation,
     document: dict[str, Any],
     events: Sequence[tuple[Path, NewEvent]],
     condition: Condition | None,

@@ -4,6 +4,7 @@ Each append is one transaction, and it is committed when ``append`` returns; eac
 one statement, and so one snapshot. Nothing here holds a transaction across two calls.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -17,6 +18,7 @@ from counterfoil.server.core.errors import (
     AfterAboveHead,
     BookRestored,
     ConditionFailed,
+    ConsumerNotFound,
     CounterfoilError,
     EffectRefused,
     EventNotFound,
@@ -26,6 +28,7 @@ from counterfoil.server.core.errors import (
     InputError,
     InvalidInput,
     InvariantBroken,
+    LeaseLost,
     NotWritten,
     OutcomeUnknown,
     RulesChanged,
@@ -38,9 +41,9 @@ from counterfoil.server.db.pool import Pool
 from counterfoil.server.db.reading import Reader
 from counterfoil.server.log import store as log_store
 from counterfoil.server.log.doorbell import Listener, Ringer
-from counterfoil.server.log.follow import Followers, Stream
+from counterfoil.server.log.follow import Followers, Stream, Watch
 from counterfoil.server.log.model import AppendRequest
-from counterfoil.server.log.query import ReadRequest
+from counterfoil.server.log.query import Item, ReadRequest
 from counterfoil.server.log.store import AppendResult, GroupResult, Store
 from counterfoil.server.log.writer import GroupCommit
 
@@ -125,7 +128,10 @@ class Log:
         self._writer = GroupCommit(self._store, self._writes, self._grown)
         self._followers = Followers(self._store)
         self._ringer = Ringer(self._store)
-        self._listener = Listener(direct_url, self._followers.ring)
+        self._listener = Listener(direct_url, self._heard)
+        self.heard_of_consumers: Callable[[int, str | None], None] = _nobody_hears
+        """Called with a tenant's id, and the name of its consumer of which another process says
+        that it has something again; None where a book has grown, here or there."""
 
     @classmethod
     async def open(cls, settings: Settings) -> "Log":
@@ -155,6 +161,7 @@ class Log:
             ConditionFailed, IdempotencyMismatch, BookRestored: refused; nothing was stored.
             AfterAboveHead, UnknownCause, InvalidInput: refused for what the request says.
             Frozen: something that it writes about is frozen.
+            LeaseLost, ConsumerNotFound: it hands in what is not, or no more, held.
             RulesChanged: it was judged by outdated rules; to be judged anew.
             EffectRefused: of the service's own events, what it was to do cannot be done.
             Busy, NotWritten: not written, for now.
@@ -293,6 +300,15 @@ class Log:
             tenant_id, filters, after=after, incarnation=incarnation
         )
 
+    async def watch(self, tenant_id: int, query: Sequence[Item], rang: Callable[[], None]) -> Watch:
+        """Be told of each event that matches from now on; see ``follow.Followers.watch``."""
+        self._listener.start()
+        return await self._followers.watch(tenant_id, query, rang)
+
+    def ring_consumer(self, tenant_id: int, name: str) -> None:
+        """Tell the other processes that a consumer has something ready that was out before."""
+        self._ringer.ring_consumer(tenant_id, name)
+
     async def ready(self) -> Readiness:
         """Look at everything that the promises rest on. Never raises."""
         try:
@@ -317,11 +333,17 @@ class Log:
 
     def _grown(self, tenant_id: int, result: GroupResult) -> None:
         """A group of ours was committed: tell our own readers, and the other processes."""
-        self._followers.ring(tenant_id)
+        self._heard(tenant_id, None)
         if result.has_listeners:
             self._ringer.ring(tenant_id, result.head)
 
-    async def _refusal(  # noqa: PLR0911 - one return for each way to be refused
+    def _heard(self, tenant_id: int, consumer: str | None) -> None:
+        """A book has grown, or a consumer has something again, here or in another process."""
+        if consumer is None:
+            self._followers.ring(tenant_id)
+        self.heard_of_consumers(tenant_id, consumer)
+
+    async def _refusal(  # noqa: C901, PLR0911 - one return for each way to be refused
         self, tenant_id: int, request: AppendRequest, result: AppendResult
     ) -> CounterfoilError:
         """Turn the stored function's refusal into the error that says what to do."""
@@ -329,7 +351,7 @@ class Log:
         match result.status:
             case "condition_failed":
                 conflicts = await self._store.at_positions(tenant_id, result.detail or [])
-                return ConditionFailed(head, conflicts)
+                return ConditionFailed(head, conflicts, result.lease_ends)
             case "key_reused":
                 return IdempotencyMismatch(
                     "This Idempotency-Key was used before for other content. Use a new key for "
@@ -359,6 +381,14 @@ class Log:
                 return Frozen(f"What this writes about is frozen (freeze {freeze}).", freeze)
             case "rules_changed":
                 return RulesChanged("The rules changed while this was judged.")
+            case "lease_lost":
+                return LeaseLost(
+                    "Some of this is not held by you any more, so nothing was written: the work "
+                    "belongs to another now.",
+                    (),
+                )
+            case "consumer_not_found":
+                return ConsumerNotFound("This tenant has no consumer of this name.")
             case "effect_refused":
                 return EffectRefused(result.reason or "")
             case "payload_too_large":
@@ -378,7 +408,11 @@ class Log:
                     ],
                 )
             case _:
-                return InvariantBroken(f"append_v3 answered {result.status!r}")
+                return InvariantBroken(f"append_v4 answered {result.status!r}")
+
+
+def _nobody_hears(_tenant_id: int, _consumer: str | None) -> None:
+    pass
 
 
 def _outcome(error: CounterfoilError) -> str:

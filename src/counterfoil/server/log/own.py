@@ -1,8 +1,8 @@
 """The service's own events: what it writes about keys, rules and freezes, under its own name.
 
 Each is an append like any other, in the tenant's own book and in its order. What makes it
-different is its *effect*: the row of ``5_rules.sql`` that it makes or changes, in the same
-step, at its position (``6_effects.sql``). The event's payload tells the book what happened;
+different is its *effect*: the row of ``05_rules.sql`` that it makes or changes, in the same
+step, at its position (``11_effects.sql``). The event's payload tells the book what happened;
 the effect holds what the tables need beside that (the digest of a key), and is stored nowhere
 else. No freeze holds such an event back: otherwise nobody could thaw a frozen book.
 """
@@ -19,7 +19,12 @@ NO_EFFECT: Final[Mapping[str, Any]] = {"effect": "none"}
 
 
 def own_event(
-    what: str, payload: Mapping[str, Any], *, tags: Sequence[str], principal: str
+    what: str,
+    payload: Mapping[str, Any],
+    *,
+    tags: Sequence[str],
+    principal: str,
+    caused_by: Sequence[int] = (),
 ) -> dict[str, Any]:
     """One of the service's own events, as the database takes it.
 
@@ -28,6 +33,7 @@ def own_event(
         payload: what it tells.
         tags: what it is about. Nothing is derived from its payload.
         principal: who made the service write it.
+        caused_by: ids of events in the book that it rests on.
     """
     return {
         "agent_name": OWN_AGENT,
@@ -35,32 +41,35 @@ def own_event(
         "payload": dict(payload),
         "tags": sorted(set(tags)),
         "principal": principal,
+        **({"caused_by": list(caused_by)} if caused_by else {}),
     }
 
 
 def own_append(
-    event: Mapping[str, Any],
-    *,
+    *events: Mapping[str, Any],
     effect: Mapping[str, Any],
     asked: Mapping[str, Any],
     key: str | None = None,
 ) -> AppendRequest:
-    """The append of one of the service's own events.
+    """The append of one of the service's own events, or of several with one effect.
 
     Args:
-        event: what ``own_event`` made.
-        effect: what it does, see ``apply_effect`` in ``6_effects.sql``.
+        events: what ``own_event`` made, all of one principal.
+        effect: what it does, see ``apply_effect`` in ``11_effects.sql``.
         asked: the call that it answers, with its judged content: what an idempotency key is
             compared by. (The event may hold what is new in each try, such as a key's id.)
         key: the caller's idempotency key.
     """
     document: dict[str, Any] = {
         "operation": "own",
-        "principal": event["principal"],
+        "principal": events[0]["principal"],
         "own": True,
         "effect": dict(effect),
         "asked": dict(asked),
-        "events": [{name: value for name, value in event.items() if name != "principal"}],
+        "events": [
+            {name: value for name, value in event.items() if name != "principal"}
+            for event in events
+        ],
     }
     if key is not None:
         document["key"] = key
@@ -68,7 +77,7 @@ def own_append(
     return AppendRequest(
         operation="own",
         document=encoded,
-        event_count=1,
+        event_count=len(events),
         size_bytes=len(encoded),
         keyed=key is not None,
         causes=(),

@@ -1,5 +1,7 @@
 """Query parameters: text in pairs, judged by the same models as a body."""
 
+import base64
+import binascii
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, TypeVar
@@ -8,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from counterfoil.server.core import limits
 from counterfoil.server.core.document import parse, pointer_to, quote
-from counterfoil.server.core.errors import FieldError, InputError
+from counterfoil.server.core.errors import FieldError, InputError, InvalidInput
 from counterfoil.server.log.fields import Wire
 from counterfoil.server.log.refusals import field_errors, kind_of, refuse
 
@@ -31,6 +33,25 @@ class ListParameters(Wire):
         int, Field(ge=1, le=limits.LIST_ROWS_MAX, description="Rows of one page, at most.")
     ] = limits.LIST_ROWS_DEFAULT
     cursor: Annotated[str | None, Field(description="The `next` of the page before.")] = None
+
+
+def list_cursor(last: str) -> str:
+    """Where the page after one begins whose last row has this name."""
+    return base64.urlsafe_b64encode(last.encode()).decode("ascii")
+
+
+def after_cursor(cursor: str) -> str:
+    """The name that a page begins behind. Raises ``InvalidInput`` for what cannot be a cursor."""
+    try:
+        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise refused_list_cursor() from None
+
+
+def refused_list_cursor() -> InvalidInput:
+    """The refusal of a cursor that no list has given out."""
+    message = "This is no cursor of this list. Start again without one."
+    return InvalidInput(message, [FieldError("/cursor", message, "query")])
 
 
 def judged_parameters(model: type[Parameters], parameters: Sequence[tuple[str, str]]) -> Parameters:

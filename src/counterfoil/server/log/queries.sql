@@ -9,7 +9,7 @@
 
 -- name: append
 select first_position, created_at, head, clock_ahead_seconds, has_listeners, others
-from counterfoil.append_v3(%(tenant_id)s::integer, %(requests)s::jsonb, %(lock_wait_milliseconds)s::integer);
+from counterfoil.append_v4(%(tenant_id)s::integer, %(requests)s::jsonb, %(lock_wait_milliseconds)s::integer);
 
 -- name: head
 select b.incarnation::text as incarnation,
@@ -117,14 +117,16 @@ cross join lateral (
 order by wanted.position;
 
 -- name: feed
--- What is new, once for all live readers: beside each event's text, what their filters ask.
+-- What is new, once for all live readers: what their filters ask, and each event's text where
+-- somebody is to get it.
 select fed.position, fed.agent_name, fed.event_type, to_json(fed.tags), fed.text
 from (
     select next.*,
-           sum(octet_length(next.text)) over (order by next.position)
-               - octet_length(next.text) as bytes_before
+           sum(coalesce(octet_length(next.text), 0)) over (order by next.position)
+               - coalesce(octet_length(next.text), 0) as bytes_before
     from (
-        select e.position, e.agent_name, e.event_type, e.tags, counterfoil.event_text(e) as text
+        select e.position, e.agent_name, e.event_type, e.tags,
+               case when %(with_text)s::boolean then counterfoil.event_text(e) end as text
         from counterfoil.events e
         where e.tenant_id = %(tenant_id)s::integer
           and e.position > %(after)s::bigint and e.position <= %(up_to)s::bigint
@@ -136,17 +138,17 @@ where fed.bytes_before < %(bytes_max)s::bigint
 order by fed.position;
 
 -- name: ring
--- Tells the other processes that a book has grown. Never inside the append: the commit of
+-- Tells the other processes that a book has grown, or that a consumer has something again. Never inside the append: the commit of
 -- a notification takes a lock on the whole database. It may be lost, so it need not be
 -- flushed either.
 select set_config('synchronous_commit', 'off', true),
-       pg_notify('counterfoil_heads', %(tenant_id)s::text || ':' || %(head)s::text);
+       pg_notify('counterfoil_heads', %(tenant_id)s::text || ':' || %(what)s::text);
 
 -- name: listen
 listen counterfoil_heads;
 
 -- name: tell_of_listening
--- Held for as long as the session listens: append_v3 sees by it that somebody does, and the
+-- Held for as long as the session listens: append_v4 sees by it that somebody does, and the
 -- writers need not ring where nobody does.
 select pg_advisory_lock_shared(7163395187);
 

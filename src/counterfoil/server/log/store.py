@@ -31,6 +31,9 @@ AppendStatus = Literal[
     "condition_failed",
     "unknown_cause",
     "effect_refused",
+    "lease_lost",
+    "consumer_not_found",
+    "row_busy",
 ]
 
 _SQL: Final = sqlfile.load("counterfoil.server.log", "queries.sql")
@@ -38,7 +41,7 @@ _STATEMENTS: Final = statements_of("counterfoil.server.log")
 
 
 class AppendResult(NamedTuple):
-    """What ``append_v3`` answered to one request of a group.
+    """What ``append_v4`` answered to one request of a group.
 
     Attributes:
         first_position: of its events; None where it was refused.
@@ -47,6 +50,7 @@ class AppendResult(NamedTuple):
         detail: condition_failed: the first positions in the way; payload_too_large: the
             index of the event; frozen: the freeze's id.
         reason: effect_refused: why, in one word.
+        lease_ends: condition_failed: when the first of the leases ends that it was to hand in.
     """
 
     status: AppendStatus
@@ -56,10 +60,11 @@ class AppendResult(NamedTuple):
     head: int
     detail: list[int] | None
     reason: str | None = None
+    lease_ends: str | None = None
 
 
 class GroupResult(NamedTuple):
-    """What ``append_v3`` answered to a group.
+    """What ``append_v4`` answered to a group.
 
     Attributes:
         requests: the answers, in the order of the requests.
@@ -75,7 +80,7 @@ class GroupResult(NamedTuple):
 
 
 class _Other(msgspec.Struct):
-    """A request of a group that was not stored, as ``append_v3`` writes it."""
+    """A request of a group that was not stored, as ``append_v4`` writes it."""
 
     request: int
     status: AppendStatus
@@ -84,6 +89,7 @@ class _Other(msgspec.Struct):
     first_position: int | None = None
     created_at: str | None = None
     reason: str | None = None
+    lease_ends: str | None = None
 
 
 _others: Final = msgspec.json.Decoder(list[_Other])
@@ -246,9 +252,19 @@ class Store:
         return tuple(there(text) for (text,) in rows)
 
     async def feed(
-        self, tenant_id: int, *, after: int, up_to: int, limit: int, bytes_max: int
+        self,
+        tenant_id: int,
+        *,
+        after: int,
+        up_to: int,
+        limit: int,
+        bytes_max: int,
+        with_text: bool = True,
     ) -> list[FedEvent]:
-        """The next events above ``after``, whatever they are, for the live readers."""
+        """The next events above ``after``, whatever they are, for the live readers.
+
+        Without their texts where nobody needs them: these are most of the work.
+        """
         rows = await self._read(
             "feed",
             {
@@ -257,18 +273,21 @@ class Store:
                 "up_to": up_to,
                 "limit": limit,
                 "bytes_max": bytes_max,
+                "with_text": with_text,
             },
             tenant_id,
         )
         fed: list[FedEvent] = []
         for row in rows:
-            position, agent_name, event_type, tags, text = map(there, row)
-            fed.append(FedEvent(int(position), agent_name, event_type, _tags.decode(tags), text))
+            position, agent_name, event_type, tags = map(there, row[:4])
+            fed.append(
+                FedEvent(int(position), agent_name, event_type, _tags.decode(tags), row[4] or "")
+            )
         return fed
 
-    async def ring(self, tenant_id: int, head: int) -> None:
-        """Tell other processes that the book has grown to ``head``. It may get lost."""
-        await self._read("ring", {"tenant_id": tenant_id, "head": head}, None)
+    async def ring(self, tenant_id: int, what: str) -> None:
+        """Tell other processes what is new with a tenant. It may get lost."""
+        await self._read("ring", {"tenant_id": tenant_id, "what": what}, None)
 
     async def state(self) -> DatabaseState:
         """What readiness asks."""
@@ -321,14 +340,14 @@ def _group_result(row: Row, event_counts: Sequence[int]) -> GroupResult:
             results.append(
                 AppendResult(
                     *(other.status, other.first_position, event_count, other.created_at),
-                    *(other.head, other.detail, other.reason),
+                    *(other.head, other.detail, other.reason, other.lease_ends),
                 )
             )
         else:
             last = position + event_count - 1
             results.append(AppendResult("stored", position, event_count, created_at, last, None))
             position = last + 1
-    invariant(position == int(head) + 1, "append_v3 stored what it says")
+    invariant(position == int(head) + 1, "append_v4 stored what it says")
     return GroupResult(results, int(head), float(ahead), has_listeners == "t")
 
 

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 All appends of a tenant are serial in the database, and each commit costs a flush. So each
-process puts what is waiting for a tenant into one call of ``append_v3`` and starts the
+process puts what is waiting for a tenant into one call of ``append_v4`` and starts the
 next as soon as the last returned: while one group is being flushed, the next gathers.
 Nothing waits on purpose; an append that finds its lane idle starts at once, alone.
 
@@ -24,6 +24,9 @@ Nothing waits on purpose; an append that finds its lane idle starts at once, alo
   sent nothing can call it back: cancelling the statement would cancel everybody's, and a
   cancelled wait for a synchronous standby looks like success. So the driver is a task of
   its own, and callers hold futures.
+* An append that hands in what it holds (consumers) may find a row of it locked by somebody else.
+  Under the lock of the book nothing is waited for, so it comes back alone, unwritten, and goes
+  to the end of the queue after a moment.
 * A driver whose group is not answered in time is retired: its callers are told, the lane
   gets another driver, and the old one waits on by itself for what its connection brings.
 
@@ -47,9 +50,9 @@ import asyncio
 import contextlib
 import select
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import structlog
@@ -69,11 +72,18 @@ from counterfoil.server.log.store import AppendResult, GroupResult, Store
 
 _log = structlog.get_logger(__name__)
 
+ROW_BUSY_SECONDS: Final = 0.005
+"""How long an append that found a row locked waits before it is sent again: about as long as the
+commit that holds the row takes."""
+
 _NO_ROOM: Final = "More appends are waiting than this service accepts. Try again shortly."
 _WAITED_TOO_LONG: Final = (
     "The append waited too long for its turn and was taken back; nothing was written."
 )
 _NO_LOCK: Final = "The book was held by other writers for too long; nothing was written."
+_ROW_BUSY: Final = (
+    "What this hands in was locked by others for too long; nothing was written. Try again shortly."
+)
 _TOO_SLOW: Final = (
     "The append took too long in the database; nothing was written. A condition that looks far "
     "back may be the reason: read again, and send its `after`."
@@ -94,14 +104,17 @@ _NOT_NOW: Final = frozenset({"25", "40", "53", "55", "57"})
 class _Waiting:
     """One append between its caller and its group."""
 
-    __slots__ = ("future", "request", "timer")
+    __slots__ = ("deadline", "future", "request", "timer")
 
     def __init__(self, request: AppendRequest, loop: asyncio.AbstractEventLoop) -> None:
         self.request = request
         self.future: asyncio.Future[AppendResult] = loop.create_future()
-        self.timer = loop.call_later(
-            limits.QUEUE_WAIT_SECONDS_MAX, self.refuse, Busy(_WAITED_TOO_LONG)
-        )
+        self.deadline = loop.time() + limits.QUEUE_WAIT_SECONDS_MAX
+        self.timer = loop.call_at(self.deadline, self.refuse, Busy(_WAITED_TOO_LONG))
+
+    def wait_again(self) -> None:
+        """Go back to the queue, unwritten, for as long as is left of the wait."""
+        self.timer = self.future.get_loop().call_at(self.deadline, self.refuse, Busy(_ROW_BUSY))
 
     def send(self) -> bool:
         """Leave the queue for a group; False if the caller has gone or was given up."""
@@ -177,7 +190,7 @@ class GroupCommit:
         self._grown = grown
         self._lanes: dict[tuple[int, bool], _Lane] = {}
         self._heads: dict[int, int] = {}
-        self._drivers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._without_connection = 0
 
@@ -206,8 +219,8 @@ class GroupCommit:
     async def close(self) -> None:
         """Take nothing more, and finish what was accepted."""
         self._stopping = True
-        while self._drivers:
-            await asyncio.wait(self._drivers)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _lane(self, tenant_id: int, request: AppendRequest) -> _Lane:
         """The tenant's lane, or the one for conditions that look far back.
@@ -227,9 +240,21 @@ class GroupCommit:
         return lane
 
     def _start_driver(self, lane: _Lane) -> None:
-        lane.driver = asyncio.create_task(self._drive(lane), name=f"append lane {lane.tenant_id}")
-        self._drivers.add(lane.driver)
-        lane.driver.add_done_callback(self._drivers.discard)
+        lane.driver = self._start(self._drive(lane), f"append lane {lane.tenant_id}")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _come_back(self, lane: _Lane, waiting: _Waiting) -> None:
+        """Put an append that found a row locked back into its queue, after a moment."""
+        waiting.wait_again()
+        await asyncio.sleep(ROW_BUSY_SECONDS)
+        lane.put(waiting)
+        if lane.driver is None:
+            self._start_driver(lane)
 
     async def _drive(self, lane: _Lane) -> None:
         """Commit group after group until the lane is empty, or this driver is retired."""
@@ -239,7 +264,7 @@ class GroupCommit:
                 try:
                     async with self._connection() as connection:
                         while lane.waiting and lane.driver is me:
-                            if not _is_quiet(connection):
+                            if not is_quiet(connection):
                                 await connection.close()
                                 break
                             await self._commit(connection, lane, lane.next_group())
@@ -314,7 +339,10 @@ class GroupCommit:
             return
         give_up.cancel()
         for waiting, answer in zip(group, result.requests, strict=True):
-            waiting.answer(answer)
+            if answer.status == "row_busy":
+                _ = self._start(self._come_back(lane, waiting), f"append again {lane.tenant_id}")
+            else:
+                waiting.answer(answer)
         self._account(lane.tenant_id, result, seconds=monotonic() - started)
 
     def _account(self, tenant_id: int, result: GroupResult, *, seconds: float) -> None:
@@ -322,7 +350,9 @@ class GroupCommit:
         metrics.GROUP_SECONDS.observe(seconds)
         metrics.GROUP_REQUESTS.observe(len(result.requests))
         self._heads[tenant_id] = result.head
-        for status, requests in Counter(answer.status for answer in result.requests).items():
+        statuses = Counter(answer.status for answer in result.requests)
+        del statuses["row_busy"]
+        for status, requests in statuses.items():
             metrics.APPENDS.labels(status if status in ("stored", "replayed") else "refused").inc(
                 requests
             )
@@ -357,7 +387,7 @@ def _refusal(error: Exception, connection: Connection) -> CounterfoilError | Non
     return None
 
 
-def _is_quiet(connection: Connection) -> bool:
+def is_quiet(connection: Connection) -> bool:
     """Whether an idle connection has nothing to say, without asking the server.
 
     A server that went away has left its farewell or an end of file in the socket. Sending

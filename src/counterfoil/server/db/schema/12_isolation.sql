@@ -19,7 +19,8 @@ declare
     v_table text;
 begin
     foreach v_table in array array[
-        'events', 'event_tags', 'idempotency_keys', 'key_uses', 'rules', 'event_types', 'freezes'
+        'events', 'event_tags', 'idempotency_keys', 'key_uses', 'rules', 'event_types', 'freezes',
+        'delivery_keys', 'dead_letters'
     ] loop
         execute format('alter table counterfoil.%I enable row level security', v_table);
         execute format('alter table counterfoil.%I force row level security', v_table);
@@ -37,6 +38,27 @@ alter table counterfoil.books force row level security;
 create policy own_tenant_only on counterfoil.books using (
     tenant_id = counterfoil.current_tenant()
     or current_setting('counterfoil.books', true) = 'all');
+
+-- Asked for by name, all tenants' are seen together: by who looks after them all
+-- (consumers_in_need_v1). Written are only the tenant's own.
+do $$
+declare
+    v_table text;
+begin
+    foreach v_table in array array[
+        'consumers', 'consumer_progress', 'deliveries', 'consumer_calls'
+    ] loop
+        execute format('alter table counterfoil.%I enable row level security', v_table);
+        execute format('alter table counterfoil.%I force row level security', v_table);
+        execute format(
+            'create policy own_tenant_only on counterfoil.%I using (tenant_id = counterfoil.current_tenant())',
+            v_table);
+        execute format(
+            'create policy looked_after on counterfoil.%I for select using (current_setting(''counterfoil.consumers'', true) = ''all'')',
+            v_table);
+    end loop;
+end
+$$;
 
 -- Whoever presents a key's id may learn what it is worth: only after that is it known whose
 -- key it is. Written are only the tenant's own.

@@ -3,7 +3,7 @@
 --
 -- So there is one order for what is written and for what may be written. Nothing slips in
 -- behind a freeze; every payload stands under the schema that was active at its position;
--- an idempotency key makes a key once. Only append_v3 calls these.
+-- an idempotency key makes a key once. Only append_v4 calls these.
 
 -- Writes a key's row. The event's position is the key's.
 create function counterfoil.add_key(
@@ -189,6 +189,21 @@ begin
         if not found then
             return 'freeze_not_found';
         end if;
+
+    when 'put_consumer' then
+        return counterfoil.put_consumer(p_tenant_id, p_effect, p_position, p_now);
+
+    when 'change_consumer' then
+        return counterfoil.change_consumer(p_tenant_id, p_effect, p_position);
+
+    when 'set_aside' then
+        return counterfoil.set_aside(p_tenant_id, p_effect, p_position, p_now);
+
+    when 'replay_dead_letters' then
+        return counterfoil.replay_dead_letters(p_tenant_id, p_effect);
+
+    when 'drop_dead_letters' then
+        return counterfoil.drop_dead_letters(p_tenant_id, p_effect);
 
     when 'open_book' then
         return counterfoil.open_book(p_effect, p_now);

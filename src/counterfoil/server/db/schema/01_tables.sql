@@ -8,7 +8,7 @@
 --     tenant and a distributed PostgreSQL all fit without a change of shape.
 --   * Text that is compared is COLLATE "C": byte by byte, the same on every machine.
 --   * There are no foreign keys from the log. A key from events to books would take a
---     shared lock on the very row that orders all writers; append_v3 holds that row
+--     shared lock on the very row that orders all writers; append_v4 holds that row
 --     locked anyway, and nothing ever deletes one.
 
 create schema counterfoil;
@@ -23,7 +23,7 @@ create table counterfoil.schema_migrations (
 );
 
 -- One row a tenant. The row is the lock that gives the tenant's writers their one order:
--- append_v3 locks it and never updates it, so no dead row versions pile up behind an old
+-- append_v4 locks it and never updates it, so no dead row versions pile up behind an old
 -- snapshot. Where the order stands is the last primary key of events.
 create table counterfoil.books (
     tenant_id integer not null,

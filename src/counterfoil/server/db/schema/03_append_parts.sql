@@ -1,5 +1,5 @@
 -- What the append is made of: the shapes that it works with, its probes, and its pen. How
--- they work together stands at the top of 4_append.sql.
+-- they work together stands at the top of 04_append.sql.
 
 -- One event, taken apart and digested, before it has a position.
 create type counterfoil.new_event as (
@@ -36,7 +36,9 @@ create type counterfoil.new_request as (
     rules bigint,
     -- the service's own: held by no freeze, and judged by no rules
     own boolean,
-    effect jsonb
+    effect jsonb,
+    -- what it hands in: {"consumer": name, "tokens": [[generation, position, attempt], …]}
+    hands_in jsonb
 );
 
 -- One value that an item of a condition asks for. Of an item that asks for tags these are
@@ -131,7 +133,7 @@ end
 $$;
 
 -- Writes a run of accepted requests: their events at the positions after p_head, their tags
--- and their keys. Only append_v3 may call it, under the lock.
+-- and their keys; and takes out what they hand in. Only append_v4 may call it, under the lock.
 create function counterfoil.write_run(
     p_tenant_id integer,
     p_events counterfoil.new_event[],
@@ -170,6 +172,10 @@ begin
                p_created_at
         from unnest(p_requests) as r
         where r.key is not null;
+    end if;
+
+    if exists (select from unnest(p_requests) as r where r.hands_in is not null) then
+        perform counterfoil.hand_in(p_tenant_id, counterfoil.tokens_of(p_requests));
     end if;
 end
 $$;

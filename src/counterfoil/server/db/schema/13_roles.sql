@@ -1,7 +1,7 @@
 -- Who may do what. The roles are the cluster's, not the database's, and cannot log in:
 -- an administrator grants them to the logins that the service and the eraser use.
 --
---   counterfoil_service  reads, and appends through append_v3. It holds no INSERT, no
+--   counterfoil_service  reads, and appends through append_v4. It holds no INSERT, no
 --                        UPDATE and no DELETE on anything.
 --   counterfoil_eraser   blanks the payload and the salt of an event, and can do nothing
 --                        else: it cannot even read a payload.
@@ -38,20 +38,25 @@ grant usage on schema counterfoil to counterfoil_service, counterfoil_eraser;
 
 grant select on counterfoil.books, counterfoil.events, counterfoil.event_tags,
     counterfoil.key_uses, counterfoil.rules, counterfoil.event_types, counterfoil.freezes,
-    counterfoil.schema_migrations to counterfoil_service;
+    counterfoil.consumers, counterfoil.consumer_progress, counterfoil.deliveries,
+    counterfoil.dead_letters, counterfoil.schema_migrations to counterfoil_service;
 -- All of a key but its digest.
 grant select (
     tenant_id, key_id, position, kind, name, mode, scopes, created_at, created_by, expires_at,
     revoked_at, rate_per_second, rate_burst, replaces) on counterfoil.keys to counterfoil_service;
 grant execute on function
-    counterfoil.append_v3(integer, jsonb, integer),
+    counterfoil.append_v4(integer, jsonb, integer),
     counterfoil.matching_v1(integer, jsonb, jsonb, bigint, bigint, integer, boolean),
     counterfoil.time_text(timestamptz),
     counterfoil.event_text(counterfoil.events),
     counterfoil.current_tenant(),
     counterfoil.presented_keys_v1(text[]),
     counterfoil.tenants_v1(integer, integer, text),
-    counterfoil.note_key_uses_v1(jsonb)
+    counterfoil.note_key_uses_v1(jsonb),
+    counterfoil.consume_v1(integer, text, jsonb, boolean, integer),
+    counterfoil.consumer_text(counterfoil.consumers),
+    counterfoil.consumers_in_need_v1(),
+    counterfoil.clear_consumers_v1(integer)
     to counterfoil_service;
 -- A policy is asked with the rights of whoever reads.
 grant execute on function counterfoil.current_tenant() to counterfoil_eraser;

@@ -2,7 +2,7 @@
 -- has settled for itself.
 --
 -- Each row here comes from an event in the tenant's own book (`position`), written by the
--- service under its own name: the row is that event's effect (7_effects.sql), made in the
+-- service under its own name: the row is that event's effect (11_effects.sql), made in the
 -- same step. So the book tells who was allowed what, and when; these tables only answer it
 -- quickly.
 

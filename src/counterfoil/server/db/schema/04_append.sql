@@ -27,7 +27,7 @@
 -- group. A suspected condition is held against matching_v1, the one definition of what
 -- matches.
 --
--- What may be written is settled in the same order as what is written (5_rules.sql):
+-- What may be written is settled in the same order as what is written (05_rules.sql):
 --
 --   * A freeze holds from its event's position on. It is asked for under the lock.
 --   * Schemas cannot be checked in here. So each request carries the position of the last
@@ -37,18 +37,24 @@
 --     a tag frozen. It is applied at the position of the request's event, and every request
 --     behind it in the group is judged by what it changed.
 --
--- The row in books is locked and never updated: see 1_tables.sql. There are no EXCEPTION
+-- A request may hand in what its principal holds under leases (06_consumers.sql): then it is
+-- stored only if they hold all of it, and it leaves their hands in the same step. Nothing is
+-- waited for under the lock. Where somebody else has locked one of those rows, the request is
+-- told row_busy, for its process to send it again; all others of the group go their way.
+--
+-- The row in books is locked and never updated: see 01_tables.sql. There are no EXCEPTION
 -- blocks: each would burn a transaction id, and one that fails lets go of the lock.
 --
 -- Whatever this function cannot answer for a single request, it raises for the group,
 -- and nothing of the group is stored; the caller then runs the group in halves.
 
-create function counterfoil.append_v3(
+create function counterfoil.append_v4(
     p_tenant_id integer,
     -- [{"operation", "principal", "key"?, "traceparent"?, "cause_max"?,
     --   "events": [{"agent_name", "event_type", "payload", "tags", "occurred_at"?,
     --               "caused_by"?, "context"?}],
     --   "condition": {"fail_if": query, "after"?, "incarnation"?}?,
+    --   "hands_in"?: {"consumer", "tokens": [[generation, position, attempt], …]},
     --   "rules"?: position, "own"?: true, "effect"?: {…}, "asked"?: {…}}, …]
     -- Of a request with a key, `asked` is what its content is compared by; without it, all of
     -- it but what each try adds.
@@ -67,8 +73,9 @@ create function counterfoil.append_v3(
     -- null, or of each request that was not stored:
     --   {"request": its place in the group, from 0,
     --    "status": replayed, key_reused, frozen, rules_changed, payload_too_large,
-    --              book_restored, after_above_head, condition_failed, unknown_cause or
-    --              effect_refused,
+    --              book_restored, after_above_head, condition_failed, unknown_cause,
+    --              effect_refused, lease_lost or consumer_not_found; or row_busy: nothing is
+    --              known of it yet, and it is to be sent again,
     --    "head": the book's last position as this request saw it,
     --    "first_position", "created_at": of the answer that is given again,
     --    "detail": condition_failed: the first positions in the way;
@@ -103,6 +110,8 @@ declare
     v_conflicts bigint[];
     v_keyed boolean;                        -- a request of the group has a key
     v_conditional boolean;                  -- or a condition
+    v_handing boolean;                      -- or hands in what it holds
+    v_holding integer[] := '{}';            -- requests that still hold what they hand in
     v_plain boolean;                        -- or nothing of the group can be refused
     v_seed bytea := uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid());
     v_seen bigint := 0;                     -- the head before the lock
@@ -128,13 +137,13 @@ declare
     v_run_before integer := 0;              -- events of the group before that one
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception 'append_v3 must run at READ COMMITTED: what is committed while it waits must be seen'
+        raise exception 'append_v4 must run at READ COMMITTED: what is committed while it waits must be seen'
             using errcode = 'invalid_transaction_state';
     end if;
     -- Two ways lead here, the caller's setting and the caller's argument, and both must name
     -- the same book: row-level security goes by the first.
     if counterfoil.current_tenant() is distinct from p_tenant_id then
-        raise exception 'append_v3 was called for tenant % in a transaction that is not that tenant''s',
+        raise exception 'append_v4 was called for tenant % in a transaction that is not that tenant''s',
             p_tenant_id using errcode = 'insufficient_privilege';
     end if;
     -- An acknowledged event is a flushed event, whatever the role or the database say.
@@ -188,15 +197,16 @@ begin
                         then coalesce((r.request -> 'condition' ->> 'after')::bigint, 0) end,
                    r.request -> 'condition' ->> 'incarnation',
                    coalesce((r.request ->> 'rules')::bigint, 0), r.request ? 'own',
-                   r.request -> 'effect'
+                   r.request -> 'effect', r.request -> 'hands_in'
                )::counterfoil.new_request order by r.nth),
            bool_or(r.request ? 'key'), bool_or(r.request ? 'condition'),
-           not bool_or(r.request ?| array['key', 'condition', 'cause_max', 'own']),
+           bool_or(r.request ? 'hands_in'),
+           not bool_or(r.request ?| array['key', 'condition', 'cause_max', 'own', 'hands_in']),
            min(coalesce((r.request ->> 'rules')::bigint, 0)),
            max(coalesce((r.request ->> 'rules')::bigint, 0)),
            -- Counting on with a null would answer `stored` to a group that was not written.
            bool_and(coalesce(r.events_count > 0, false))
-    into v_requests, v_keyed, v_conditional, v_plain, v_rules_min, v_rules_max, v_complete
+    into v_requests, v_keyed, v_conditional, v_handing, v_plain, v_rules_min, v_rules_max, v_complete
     from (
         select e.request, e.nth, jsonb_array_length(e.request -> 'events') as events_count,
                sum(jsonb_array_length(e.request -> 'events')) over (order by e.nth) as events_to
@@ -215,7 +225,7 @@ begin
         into v_asked
         from unnest(v_requests) with ordinality as r (
             principal, key, content_digest, events_count, events_to, cause_max, fail_if,
-            after, incarnation, rules, own, effect, nth)
+            after, incarnation, rules, own, effect, hands_in, nth)
         left join lateral jsonb_array_elements(r.fail_if) with ordinality as i (item, nth) on true
         left join lateral (
             select case when i.item -> 'tags' <> '[]' then 'tag'
@@ -289,24 +299,33 @@ begin
     if v_freezes then
         v_frozen := counterfoil.frozen_requests(p_tenant_id, v_events, v_now);
     end if;
+    if v_handing then
+        v_holding := counterfoil.holders_in_group(
+            p_tenant_id, counterfoil.tokens_in_force(p_tenant_id, v_requests));
+    end if;
     v_effect_from := (
         select min(r.nth)
         from unnest(v_requests) with ordinality as r (
             principal, key, content_digest, events_count, events_to, cause_max, fail_if,
-            after, incarnation, rules, own, effect, nth)
+            after, incarnation, rules, own, effect, hands_in, nth)
         where r.effect is not null);
     select array_agg(r.nth order by r.nth) into v_special
     from (
         select r.*, count(*) over (partition by r.principal, r.key) as bearers
         from unnest(v_requests) with ordinality as r (
             principal, key, content_digest, events_count, events_to, cause_max, fail_if,
-            after, incarnation, rules, own, effect, nth)
+            after, incarnation, rules, own, effect, hands_in, nth)
     ) as r
     where r.nth = any (v_suspects)
        or r.nth = any (v_oversized)
        or r.nth = any (v_frozen)
        or r.nth >= v_effect_from
        or r.rules <> v_rules
+       or r.hands_in is not null and (
+           r.nth <> all (v_holding)
+           or exists (select from counterfoil.consumer_calls c
+                      where c.tenant_id = p_tenant_id and c.principal = r.principal and c.key = r.key
+                      offset 0))
        or r.cause_max > head
        or r.after > head
        or r.incarnation <> v_incarnation
@@ -346,6 +365,12 @@ begin
                 else
                     v_status := 'key_reused';
                 end if;
+            elsif v_request.hands_in is not null and exists (
+                select from counterfoil.consumer_calls c
+                where c.tenant_id = p_tenant_id and c.principal = v_request.principal
+                  and c.key = v_request.key)
+            then
+                v_status := 'key_reused';
             end if;
         end if;
 
@@ -371,6 +396,14 @@ begin
                     agent_name, event_type, payload, payload_bytes, tags, occurred_at, caused_by,
                     context, salt, digest, principal, request, nth)
                 where e.payload_bytes > c_payload_bytes_max order by e.nth limit 1);
+        end if;
+
+        -- What holders_in_group has seen holds but for what an effect has changed since.
+        if v_status is null and v_request.hands_in is not null
+           and (v_nth <> all (v_holding) or v_effect_from < v_nth)
+        then
+            v_status := counterfoil.hand_in_fault(
+                p_tenant_id, v_request.hands_in, counterfoil.tokens_of(array[v_request]));
         end if;
 
         if v_status is null and v_request.condition_after is not null then
@@ -402,7 +435,10 @@ begin
         if v_status is null and v_request.effect is not null then
             v_reason := counterfoil.apply_effect(
                 p_tenant_id, v_request.effect, head + 1, v_now);
-            if v_reason is not null then
+            if v_reason = 'row_busy' then
+                v_status := 'row_busy';
+                v_reason := null;
+            elsif v_reason is not null then
                 v_status := 'effect_refused';
             else
                 -- Those behind it are judged by what it changed.
@@ -417,6 +453,10 @@ begin
                 'request', v_nth - 1, 'status', v_status, 'head', head, 'detail', v_detail);
             if v_reason is not null then
                 v_answer := v_answer || jsonb_build_object('reason', v_reason);
+            end if;
+            if v_request.hands_in is not null and v_status = 'condition_failed' then
+                v_answer := v_answer || jsonb_build_object('lease_ends', counterfoil.time_text(
+                    counterfoil.lease_ends(p_tenant_id, counterfoil.tokens_of(array[v_request]))));
             end if;
             if v_status = 'replayed' then
                 v_answer := v_answer || jsonb_build_object(

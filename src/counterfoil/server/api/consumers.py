@@ -1,0 +1,340 @@
+"""Consumers: making them, working for them, and what was set aside."""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi import APIRouter
+from starlette.requests import ClientDisconnect, Request
+
+from counterfoil.server.api import openapi_consumers as described
+from counterfoil.server.api.keys import list_answer, replayed_header
+from counterfoil.server.api.parts import idempotency_key, judged, parts
+from counterfoil.server.api.requests import (
+    header,
+    judged_body,
+    no_parameters,
+    principal,
+    query_parameters,
+)
+from counterfoil.server.api.routes import Answer, RawRoute
+from counterfoil.server.consumers.lane import Outcome
+from counterfoil.server.consumers.model import (
+    Because,
+    Claim,
+    DeleteParameters,
+    Drop,
+    Extend,
+    NewConsumer,
+    Release,
+    Replay,
+    Seek,
+    SetAside,
+    Token,
+    judge_ack,
+    judge_consumer_name,
+)
+from counterfoil.server.consumers.operations import Made
+from counterfoil.server.core import limits
+from counterfoil.server.core.errors import LeaseLost
+from counterfoil.server.log.model import judge_traceparent
+from counterfoil.server.log.parameters import ListParameters, judged_parameters
+from counterfoil.server.log.query import judge_event_id
+
+router = APIRouter(route_class=RawRoute)
+
+
+def _name(request: Request) -> str:
+    return judge_consumer_name(request.path_params["name"])
+
+
+# --- Making and changing ----------------------------------------------------------
+
+
+@router.get("/consumers", **described.LIST)
+async def list_consumers(request: Request) -> Answer:
+    """List the tenant's consumers by their names, and how each stands."""
+    asked = judged_parameters(ListParameters, query_parameters(request))
+    listed = await parts(request).handing_out.consumers.all(
+        principal(request).tenant_id, limit=asked.limit, cursor=asked.cursor
+    )
+    return list_answer("consumers", listed.texts, listed.next)
+
+
+@router.get("/consumers/{name}", **described.GET)  # noqa: FAST003 - judged by the domain
+async def get_consumer(request: Request) -> Answer:
+    """Show one consumer, and how it stands."""
+    no_parameters(request)
+    return Answer(
+        await parts(request).handing_out.consumers.one(principal(request).tenant_id, _name(request))
+    )
+
+
+@router.put("/consumers/{name}", **described.PUT)  # noqa: FAST003 - the same
+async def put_consumer(request: Request) -> Answer:
+    """Make a consumer, or change it."""
+    no_parameters(request)
+    caller, name, key = principal(request), _name(request), idempotency_key(request)
+    asked = await judged(request, NewConsumer)
+    made = await parts(request).handing_out.consumers.put(
+        caller.tenant_id, name, asked, by=caller.id, key=key
+    )
+    location = [(b"location", f"/consumers/{name}".encode("ascii"))] if made.created else []
+    return Answer(
+        made.text,
+        status=201 if made.created else 200,
+        headers=[*location, *replayed_header(made.replayed)],
+    )
+
+
+@router.delete("/consumers/{name}", **described.DELETE)  # noqa: FAST003 - the same
+async def delete_consumer(request: Request) -> Answer:
+    """Delete a consumer, with all that is out."""
+    asked = judged_parameters(DeleteParameters, query_parameters(request))
+    caller = principal(request)
+    return _made(
+        await parts(request).handing_out.consumers.delete(
+            caller.tenant_id,
+            _name(request),
+            drop_dead_letters=asked.dead_letters == "drop",
+            by=caller.id,
+            key=idempotency_key(request),
+        )
+    )
+
+
+@router.post("/consumers/{name}/pause", **described.PAUSE)  # noqa: FAST003 - the same
+async def pause_consumer(request: Request) -> Answer:
+    """Let nothing be handed out, until it is resumed."""
+    no_parameters(request)
+    caller, name, key = principal(request), _name(request), idempotency_key(request)
+    asked = await judged(request, Because)
+    return _made(
+        await parts(request).handing_out.consumers.pause(
+            caller.tenant_id, name, "pause", asked, by=caller.id, key=key
+        )
+    )
+
+
+@router.post("/consumers/{name}/resume", **described.RESUME)  # noqa: FAST003 - the same
+async def resume_consumer(request: Request) -> Answer:
+    """Let a paused consumer hand out again."""
+    no_parameters(request)
+    caller, name, key = principal(request), _name(request), idempotency_key(request)
+    asked = await judged(request, Because)
+    return _made(
+        await parts(request).handing_out.consumers.pause(
+            caller.tenant_id, name, "resume", asked, by=caller.id, key=key
+        )
+    )
+
+
+@router.post("/consumers/{name}/seek", **described.SEEK)  # noqa: FAST003 - the same
+async def seek_consumer(request: Request) -> Answer:
+    """Go on at another place of the book."""
+    no_parameters(request)
+    caller, name, key = principal(request), _name(request), idempotency_key(request)
+    asked = await judged(request, Seek)
+    return _made(
+        await parts(request).handing_out.consumers.seek(
+            caller.tenant_id, name, asked, by=caller.id, key=key
+        )
+    )
+
+
+def _made(made: Made) -> Answer:
+    return Answer(made.text, headers=replayed_header(made.replayed))
+
+
+# --- Working ----------------------------------------------------------------------
+
+
+@router.post("/consumers/{name}/claim", **described.CLAIM)  # noqa: FAST003 - the same
+async def claim(request: Request) -> Answer:
+    """Be handed what is ready, or what becomes ready while the call waits."""
+    no_parameters(request)
+    caller, name, key = principal(request), _name(request), idempotency_key(request)
+    caller.must_consume(name)
+    asked = await judged(request, Claim)
+    work = parts(request).handing_out.work
+    if not caller.scopes.may_read_all:
+        caller.must_read(await work.reads(caller.tenant_id, name))
+    claiming = work.claim(caller.tenant_id, name, asked, principal=caller.id, key=key)
+    outcome = await (_while_connected(request, claiming) if asked.wait_seconds else claiming)
+    if not caller.scopes.may_read_all and not work.knows(
+        caller.tenant_id, name, outcome.changed_by
+    ):
+        # The query was changed meanwhile: what was handed out stays out until its leases end.
+        caller.must_read(await work.reads(caller.tenant_id, name))
+    return Answer(_claimed(outcome))
+
+
+def _claimed(outcome: Outcome) -> str:
+    deliveries = ",".join(
+        [
+            f'{{"event":{delivery.event},"attempt":{delivery.attempt},'
+            f'"lease_ends":"{delivery.lease_ends}","token":'
+            f'"{Token(outcome.generation, delivery.position, delivery.attempt).text}"}}'
+            for delivery in outcome.deliveries
+        ]
+    )
+    status = "paused" if outcome.paused else "running"
+    return f'{{"deliveries":[{deliveries}],"status":"{status}"}}'
+
+
+_Result = TypeVar("_Result")
+
+
+async def _while_connected(request: Request, call: Coroutine[Any, Any, _Result]) -> _Result:
+    """Wait for a call that may take long, for as long as its caller does.
+
+    Raises ``ClientDisconnect`` where the caller has gone: nothing is handed out to it then.
+    """
+    calling = asyncio.create_task(call, name="claim")
+    leaving = asyncio.create_task(_left(request), name="claim: caller leaves")
+    try:
+        await asyncio.wait({calling, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if calling.done():
+            return calling.result()
+        raise ClientDisconnect
+    finally:
+        for task in (calling, leaving):
+            task.cancel()
+        await asyncio.gather(calling, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@router.post("/consumers/{name}/ack", **described.ACK)  # noqa: FAST003 - the same
+async def ack(request: Request) -> Answer:
+    """Say that work is done, and write its outcome in the same step."""
+    no_parameters(request)
+    caller, name, key = principal(request), _name(request), idempotency_key(request)
+    caller.must_consume(name)
+    judge = partial(
+        judge_ack,
+        consumer=name,
+        principal=caller.id,
+        key=key,
+        traceparent=judge_traceparent(header(request, "traceparent")),
+    )
+    asked = await judged_body(request, judge, bytes_max=limits.BATCH_BODY_BYTES_MAX)
+    reached = parts(request)
+    if asked.outcome is None:
+        outcome = await reached.handing_out.work.ack(
+            caller.tenant_id, name, asked.tokens, principal=caller.id, key=key
+        )
+        return Answer('{"status":"done"}', headers=replayed_header(outcome.status == "replayed"))
+    try:
+        stored = await reached.appends.append(caller, asked.outcome)
+    except LeaseLost:
+        raise await reached.handing_out.work.lost(
+            caller.tenant_id, name, asked.tokens, caller.id
+        ) from None
+    first, last = stored.first_position, stored.first_position + stored.event_count - 1
+    ids = ",".join(map(str, range(first, last + 1)))
+    location = f"/events?after={first - 1}&up_to={last}&limit={stored.event_count}"
+    return Answer(
+        f'{{"ids":[{ids}],"created_at":"{stored.created_at}","status":"stored"}}',
+        status=201,
+        headers=[
+            (b"location", location.encode("ascii")),
+            *replayed_header(stored.replayed),
+        ],
+    )
+
+
+@router.post("/consumers/{name}/extend", **described.EXTEND)  # noqa: FAST003 - the same
+async def extend(request: Request) -> Answer:
+    """Hold what is held for longer."""
+    no_parameters(request)
+    caller, name = principal(request), _name(request)
+    caller.must_consume(name)
+    asked = await judged(request, Extend)
+    outcome = await parts(request).handing_out.work.extend(
+        caller.tenant_id, name, asked, principal=caller.id
+    )
+    return Answer(f'{{"lease_ends":"{outcome.lease_ends}"}}')
+
+
+@router.post("/consumers/{name}/release", **described.RELEASE)  # noqa: FAST003 - the same
+async def release(request: Request) -> Answer:
+    """Give back what is held, at once or for later."""
+    no_parameters(request)
+    caller, name, key = principal(request), _name(request), idempotency_key(request)
+    caller.must_consume(name)
+    asked = await judged(request, Release)
+    outcome = await parts(request).handing_out.work.release(
+        caller.tenant_id, name, asked, principal=caller.id, key=key
+    )
+    return Answer('{"status":"released"}', headers=replayed_header(outcome.status == "replayed"))
+
+
+@router.post("/consumers/{name}/set-aside", **described.SET_ASIDE)  # noqa: FAST003 - the same
+async def set_aside(request: Request) -> Answer:
+    """Set aside what nobody can work on as it is."""
+    no_parameters(request)
+    caller, name, key = principal(request), _name(request), idempotency_key(request)
+    caller.must_consume(name)
+    asked = await judged(request, SetAside)
+    stored = await parts(request).handing_out.work.set_aside(
+        caller.tenant_id, name, asked, principal=caller.id, key=key
+    )
+    ids = ",".join(str(stored.first_position + nth) for nth in range(stored.event_count))
+    return Answer(
+        f'{{"status":"set_aside","event_ids":[{ids}]}}', headers=replayed_header(stored.replayed)
+    )
+
+
+# --- Dead letters -----------------------------------------------------------------
+
+
+@router.get("/consumers/{name}/dead-letters", **described.LIST_LETTERS)  # noqa: FAST003 - the same
+async def list_dead_letters(request: Request) -> Answer:
+    """List what was set aside, in the order of the events."""
+    asked = judged_parameters(ListParameters, query_parameters(request))
+    listed = await parts(request).handing_out.dead_letters.all(
+        principal(request).tenant_id, _name(request), limit=asked.limit, cursor=asked.cursor
+    )
+    return list_answer("dead_letters", listed.texts, listed.next)
+
+
+@router.get("/consumers/{name}/dead-letters/{id}", **described.GET_LETTER)  # noqa: FAST003
+async def get_dead_letter(request: Request) -> Answer:
+    """Show one dead letter: its attempts, and why it was set aside."""
+    no_parameters(request)
+    event_id = judge_event_id(request.path_params["id"])
+    return Answer(
+        await parts(request).handing_out.dead_letters.one(
+            principal(request).tenant_id, _name(request), event_id
+        )
+    )
+
+
+@router.post("/consumers/{name}/dead-letters/replay", **described.REPLAY)  # noqa: FAST003
+async def replay_dead_letters(request: Request) -> Answer:
+    """Hand dead letters out again."""
+    return await _settled(request, Replay, "replayed")
+
+
+@router.post("/consumers/{name}/dead-letters/drop", **described.DROP)  # noqa: FAST003
+async def drop_dead_letters(request: Request) -> Answer:
+    """Drop dead letters: nobody is to work on them any more."""
+    return await _settled(request, Drop, "dropped")
+
+
+async def _settled(request: Request, model: type[Replay] | type[Drop], status: str) -> Answer:
+    no_parameters(request)
+    caller, name, key = principal(request), _name(request), idempotency_key(request)
+    asked = await judged(request, model)
+    ids, replayed = await parts(request).handing_out.dead_letters.settle(
+        caller.tenant_id, name, asked, by=caller.id, key=key
+    )
+    listed = ",".join(map(str, ids))
+    return Answer(
+        f'{{"status":"{status}","event_ids":[{listed}]}}', headers=replayed_header(replayed)
+    )

@@ -1,0 +1,1 @@
+"""Consumers: durable readers to whom the log hands its events out, under leases."""

@@ -1,0 +1,169 @@
+"""Consumers by direct SQL, as the service's role uses them and nothing in between."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import psycopg
+
+from counterfoil.server.core import limits
+from tests.db.book import ACT_FOR, Answer, append_one, event, request
+
+CONSUME: Final = """
+    select request, position, attempt, lease_ends, event
+    from counterfoil.consume_v1(%s, %s, %s::jsonb, %s, %s)
+"""
+
+CONSUMER: Final[Mapping[str, Any]] = {
+    "query": [{"types": ["payment"], "agents": [], "tags": []}],
+    "start": "beginning",
+    "order_by": None,
+    "lease_seconds": 60,
+    "attempts_max": 3,
+    "backoff_initial_seconds": 0,
+    "backoff_factor": 2,
+    "backoff_max_seconds": 300,
+    "in_flight_max": None,
+    "dead_letters": "pass",
+}
+"""What ``make_consumer`` makes, unless told otherwise."""
+
+Token = tuple[int, int, int]
+
+
+class Delivery(NamedTuple):
+    """What was handed out to one request of a group."""
+
+    request: int
+    position: int
+    attempt: int
+    token: Token
+
+
+class Answered(NamedTuple):
+    """What ``consume_v1`` answered to a group."""
+
+    deliveries: list[Delivery]
+    told: dict[str, Any]
+
+    @property
+    def positions(self) -> list[int]:
+        """The events that were handed out, in their order."""
+        return [delivery.position for delivery in self.deliveries]
+
+    @property
+    def tokens(self) -> list[Token]:
+        """Their tokens."""
+        return [delivery.token for delivery in self.deliveries]
+
+    def status(self, nth: int = 0) -> str | None:
+        """How a request fared; None: it was a claim, and answered by its deliveries alone."""
+        status: str | None = self.told["answers"].get(str(nth), {}).get("status")
+        return status
+
+
+def own(
+    connection: psycopg.Connection, what: str, effect: Mapping[str, Any], count: int = 1
+) -> Answer:
+    """One of the service's own appends, with its effect."""
+    events = [event("counterfoil", f"counterfoil.{what}") for _ in range(count)]
+    return append_one(connection, request(*events, own=True, effect=dict(effect)))
+
+
+def make_consumer(connection: psycopg.Connection, name: str = "scorer", **other: Any) -> Answer:
+    """Make a consumer, or change it."""
+    asked = {**CONSUMER, "change_query": False, **other}
+    return own(
+        connection,
+        "consumer_created",
+        {"effect": "put_consumer", "name": name, "by": "person:p", **asked},
+    )
+
+
+def change(connection: psycopg.Connection, what: str, name: str = "scorer", **more: Any) -> Answer:
+    """Pause, resume, seek or delete a consumer."""
+    effect = {"effect": "change_consumer", "change": what, "name": name, **more}
+    return own(connection, f"consumer_{what}", effect)
+
+
+def pay(connection: psycopg.Connection, *tags: str | Iterable[str]) -> list[int]:
+    """Append payments, one for each tag (or each tuple of tags); returns their positions."""
+    positions = []
+    for each in tags:
+        bearing = [each] if isinstance(each, str) else list(each)
+        answer = append_one(connection, request(event(event_type="payment", tags=bearing)))
+        assert answer.first_position is not None
+        positions.append(answer.first_position)
+    return positions
+
+
+def consume(
+    connection: psycopg.Connection,
+    *requests: Mapping[str, Any],
+    name: str = "scorer",
+    look_for_due: bool = True,
+    tenant_id: int = 1,
+) -> Answered:
+    """Run one group of requests."""
+    connection.execute(ACT_FOR, [str(tenant_id)])
+    rows = connection.execute(
+        CONSUME,
+        [tenant_id, name, json.dumps(requests), look_for_due, limits.LOCK_WAIT_MILLISECONDS_MAX],
+    ).fetchall()
+    *handed_out, last = rows
+    told = json.loads(str(last[4]))
+    deliveries = []
+    for nth, position, attempt, _ends, text in handed_out:
+        assert json.loads(str(text))["id"] == position
+        token = (told["generation"], int(str(position)), int(str(attempt)))
+        deliveries.append(Delivery(int(str(nth)), token[1], token[2], token))
+    return Answered(deliveries, told)
+
+
+def claim(count: int = 1, holder: str = "h", **more: Any) -> dict[str, Any]:
+    """A request that claims."""
+    return {"call": "claim", "principal": "agent:a", "holder": holder, "count": count, **more}
+
+
+def ack(*tokens: Token, **more: Any) -> dict[str, Any]:
+    """A request that acknowledges."""
+    return {"call": "ack", "principal": "agent:a", "tokens": list(tokens), **more}
+
+
+def extend(*tokens: Token, **more: Any) -> dict[str, Any]:
+    """A request that extends leases."""
+    return {"call": "extend", "principal": "agent:a", "tokens": list(tokens), **more}
+
+
+def release(*tokens: Token, **more: Any) -> dict[str, Any]:
+    """A request that gives back."""
+    return {"call": "release", "principal": "agent:a", "tokens": list(tokens), **more}
+
+
+def hands_in(*tokens: Token, name: str = "scorer") -> dict[str, Any]:
+    """What a request of an append hands in."""
+    return {"hands_in": {"consumer": name, "tokens": list(tokens)}}
+
+
+def set_aside(
+    connection: psycopg.Connection,
+    *tokens: Token,
+    principal: str | None = "agent:a",
+    name: str = "scorer",
+) -> Answer:
+    """Set deliveries aside: held ones, or (without a principal) exhausted ones."""
+    effect = {
+        "effect": "set_aside",
+        "consumer": name,
+        "tokens": list(tokens),
+        "principal": principal,
+        "reason": "No such account.",
+        "by": principal or "counterfoil",
+    }
+    return own(connection, "delivery_set_aside", effect, len(tokens))
+
+
+def states(owner: psycopg.Connection) -> dict[int, str]:
+    """The state of each delivery that there is, by its position."""
+    rows = owner.execute("select position, state from counterfoil.deliveries order by position")
+    return {int(str(position)): str(state) for position, state in rows.fetchall()}
