@@ -4,7 +4,6 @@
 -- name: progress
 select p.put_out - count(d.position) as done,
        count(*) filter (where d.state = 'held') as held,
-       count(*) filter (where d.attempts > 1) as handed_out_again,
        count(*) filter (where d.attempts = 0) as waiting,
        p.reached
   from counterfoil.consumers c

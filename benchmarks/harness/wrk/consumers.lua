@@ -20,7 +20,7 @@ local threads = {}
 claims, claims_answered, empty_claims = 0, 0, 0
 acks, acks_answered = 0, 0
 claimed, sent = 0, 0
-handed_out_again, strange = 0, 0
+handed_out_twice, later_attempts, strange = 0, 0, 0
 
 function setup(thread)
    threads[#threads + 1] = thread
@@ -90,12 +90,12 @@ local function take(body)
    for token in body:gmatch('"token":%s*"([^"]+)"') do tokens[#tokens + 1] = token end
    for id in body:gmatch('"event":%s*{%s*"id":%s*(%d+)') do
       ids = ids + 1
-      if seen[id] then handed_out_again = handed_out_again + 1 end
+      if seen[id] then handed_out_twice = handed_out_twice + 1 end
       seen[id] = true
    end
    for attempt in body:gmatch('"attempt":%s*(%d+)') do
       ids = ids + 1
-      if attempt ~= "1" then handed_out_again = handed_out_again + 1 end
+      if attempt ~= "1" then later_attempts = later_attempts + 1 end
    end
    if ids ~= 2 * #tokens then strange = strange + 1 end
    return tokens
@@ -124,7 +124,7 @@ function done(summary, latency)
    local more = {}
    for _, name in ipairs({
       "claims", "claims_answered", "empty_claims", "acks", "acks_answered",
-      "claimed", "sent", "handed_out_again", "strange",
+      "claimed", "sent", "handed_out_twice", "later_attempts", "strange",
    }) do
       more[name] = thread:get(name)
    end
