@@ -21,12 +21,15 @@ from psycopg.rows import dict_row
 from benchmarks.harness import filling, requests, work, wrk
 from benchmarks.harness.model import BenchmarkError, Roles, Stage
 from benchmarks.subjects import grown, queues
-from benchmarks.subjects.counterfoil import WARM_UP_SECONDS, CounterfoilSubject
+from benchmarks.subjects.counterfoil import CounterfoilSubject
 from benchmarks.subjects.queues import Turn
 from counterfoil.server.db import sqlfile
 
 DOORS: Final = "HTTP, kept-alive connections, wrk; a call to claim, a call to acknowledge"
 DOORS_AT_ONCE: Final = "the same; what is done goes with the next claim"
+
+WARM_UP_SECONDS: Final = 2
+"""The first calls of many holders make one large group; its answer must be there in time."""
 
 OUTCOME_TYPE: Final = "outcome_recorded"
 OUTCOMES: Final = 1_000

@@ -8,6 +8,7 @@ ends, vacuum may clear away nothing that died after its beginning.
 
 Holders work in stretches of ten seconds, each on a consumer of its own, which reads the same
 book from its beginning; the tables are the same for all, and are never put in order between.
+A stretch leaves some hundreds of rows: what its holders had in hand when they were stopped.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,10 +34,10 @@ AROUND_SECONDS: Final = 20.0
 EVENTS: Final = 500_000
 """Of the book: more than a stretch takes."""
 
-TURN: Final = Turn(holders=64, batch=50)
+TURN: Final = Turn(holders=8, batch=50)
 
-MILLION: Final = "handover/million/64-holders"
-SNAPSHOT: Final = "handover/old-snapshot/64-holders"
+MILLION: Final = "handover/million/8-holders"
+SNAPSHOT: Final = "handover/old-snapshot/8-holders"
 
 
 class Handover:
@@ -68,7 +69,7 @@ class Handover:
                 SNAPSHOT: partial(_old_snapshot, holding),
             }
             yield [
-                Cell(cell, runs[cell], holding.roles, holding.prepare)
+                Cell(cell, runs[cell], holding.roles)
                 for cell in self.cell_ids(quick=stage.quick)
                 if stage.wants(cell)
             ]
