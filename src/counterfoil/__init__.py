@@ -19,6 +19,16 @@ are first used, because the HTTP library beneath them takes most of the time to 
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from counterfoil.client.consumer_model import (
+    Attempt,
+    Backoff,
+    Claimed,
+    Consumer,
+    DeadLetter,
+    DeletedConsumer,
+    Delivery,
+    Lag,
+)
 from counterfoil.client.control_model import (
     CreatedKey,
     CreatedTenant,
@@ -41,6 +51,7 @@ from counterfoil.client.errors import (
     BookRestored,
     Busy,
     ConditionFailed,
+    ConsumerStarted,
     CounterfoilError,
     FieldError,
     Frozen,
@@ -48,6 +59,7 @@ from counterfoil.client.errors import (
     IdempotencyMismatch,
     InternalServerError,
     InvalidRequestError,
+    LeaseLost,
     NarrowingChange,
     NotFoundError,
     OutcomeUnknown,
@@ -72,9 +84,11 @@ from counterfoil.client.model import (
 
 if TYPE_CHECKING:
     from counterfoil.client.async_client import AsyncCounterfoil
+    from counterfoil.client.async_consuming import AsyncDeliveries, AsyncHeldDelivery
     from counterfoil.client.async_guard import AsyncGuard
     from counterfoil.client.async_reading import AsyncEventIterator, AsyncFollower
     from counterfoil.client.sync_client import Counterfoil
+    from counterfoil.client.sync_consuming import Deliveries, HeldDelivery
     from counterfoil.client.sync_guard import Guard
     from counterfoil.client.sync_reading import EventIterator, Follower
 
@@ -86,18 +100,29 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AsyncCounterfoil",
+    "AsyncDeliveries",
     "AsyncEventIterator",
     "AsyncFollower",
     "AsyncGuard",
+    "AsyncHeldDelivery",
+    "Attempt",
     "AuthenticationError",
+    "Backoff",
     "BookRestored",
     "Busy",
+    "Claimed",
     "Condition",
     "ConditionFailed",
+    "Consumer",
+    "ConsumerStarted",
     "Counterfoil",
     "CounterfoilError",
     "CreatedKey",
     "CreatedTenant",
+    "DeadLetter",
+    "DeletedConsumer",
+    "Deliveries",
+    "Delivery",
     "Event",
     "EventIterator",
     "EventType",
@@ -108,10 +133,13 @@ __all__ = [
     "Frozen",
     "Guard",
     "GuardTooLarge",
+    "HeldDelivery",
     "IdempotencyMismatch",
     "InternalServerError",
     "InvalidRequestError",
     "Key",
+    "Lag",
+    "LeaseLost",
     "Me",
     "NarrowingChange",
     "NewEvent",
@@ -138,13 +166,17 @@ __all__ = [
 
 _LOADED_WHEN_USED: Final = {
     "AsyncCounterfoil": "async_client",
+    "AsyncDeliveries": "async_consuming",
     "AsyncEventIterator": "async_reading",
     "AsyncFollower": "async_reading",
     "AsyncGuard": "async_guard",
+    "AsyncHeldDelivery": "async_consuming",
     "Counterfoil": "sync_client",
+    "Deliveries": "sync_consuming",
     "EventIterator": "sync_reading",
     "Follower": "sync_reading",
     "Guard": "sync_guard",
+    "HeldDelivery": "sync_consuming",
 }
 
 

@@ -16,9 +16,19 @@ from typer.core import TyperGroup
 from counterfoil import OutcomeUnknown
 from counterfoil.cli.app import app
 from counterfoil.cli.exits import MEANINGS
-from counterfoil.client import async_importing, calls, following, guarding, importing, transport
+from counterfoil.client import (
+    async_importing,
+    calls,
+    consuming,
+    following,
+    guarding,
+    handling,
+    importing,
+    transport,
+)
 from counterfoil.client.answers import Answer, error_of
 from counterfoil.server.api.problems import CATALOGUE, ProblemType
+from counterfoil.server.consumers import figures, states
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.settings import Settings
 from tests.docs.pages import ROOT, page
@@ -43,6 +53,12 @@ def _numbers_of(module: ModuleType) -> dict[str, Decimal]:
     }
 
 
+def test_the_states_of_a_delivery_are_those_of_the_code() -> None:
+    """The page ends with what the table in the code writes."""
+    path = ROOT / "docs" / "internals" / "the-states-of-a-delivery.md"
+    assert path.read_text(encoding="utf-8").endswith(f"\n\n{states.document()}\n")
+
+
 def test_every_limit_is_documented_with_its_value() -> None:
     documented = _documented_limits()
     expected = _numbers_of(limits)
@@ -51,7 +67,17 @@ def test_every_limit_is_documented_with_its_value() -> None:
 
 def test_every_documented_limit_is_one() -> None:
     known: dict[str, Decimal] = {}
-    for module in (async_importing, calls, following, guarding, importing, transport, limits):
+    for module in (
+        async_importing,
+        calls,
+        consuming,
+        following,
+        guarding,
+        handling,
+        importing,
+        transport,
+        limits,
+    ):
         known |= _numbers_of(module)
     assert {name: known.get(name) for name in _documented_limits()} == _documented_limits()
 
@@ -95,6 +121,8 @@ def _phrases_with_numbers() -> Iterator[tuple[str, str]]:
     client = "docs/guides/python-client.md"
     yield client, f"{transport.TIMEOUT_SECONDS_DEFAULT:.0f} seconds,"
     yield client, f"{transport.CONNECT_SECONDS_DEFAULT:.0f} to connect"
+    yield client, f"`stop_seconds` ({handling.STOP_SECONDS_DEFAULT:.0f}) to finish"
+    yield client, f"`wait_seconds` ({handling.CLAIM_WAIT_SECONDS_DEFAULT:.0f})."
     yield client, f"longer than the {limits.APPEND_OUTCOME_SECONDS_MAX:.0f} seconds"
     yield "docs/errors.md", f"found, at most {limits.FIELD_ERRORS_MAX}."
 
@@ -266,5 +294,5 @@ def test_every_metric_is_documented_with_its_type() -> None:
         ]
         for metric in vars(metrics).values()
         if isinstance(metric, Counter | Gauge | Histogram)
-    }
+    } | dict.fromkeys(figures.GAUGES, "gauge")
     assert {name: kind for name, kind, _ in rows} == expected

@@ -19,11 +19,13 @@ from counterfoil.client.errors import (
     BookRestored,
     Busy,
     ConditionFailed,
+    ConsumerStarted,
     FieldError,
     Frozen,
     IdempotencyMismatch,
     InternalServerError,
     InvalidRequestError,
+    LeaseLost,
     NarrowingChange,
     NotFoundError,
     PayloadMismatch,
@@ -84,7 +86,7 @@ def page(answer: Answer) -> Page:
 
     def read(data: Any) -> Page:
         return Page(
-            events=tuple(map(_event, data["events"])),
+            events=tuple(map(event_of, data["events"])),
             head=shapes.integer(data["head"]),
             incarnation=answer.headers["counterfoil-incarnation"],
             next=optional(shapes.text, data["next"]),
@@ -96,12 +98,12 @@ def page(answer: Answer) -> Page:
 
 def event(answer: Answer) -> Event:
     """Read one event."""
-    return read_by(_event, answer)
+    return read_by(event_of, answer)
 
 
 def event_from_text(text: str) -> Event:
     """Read one event of the live stream."""
-    return read_by(_event, Answer(200, {}, text.encode()))
+    return read_by(event_of, Answer(200, {}, text.encode()))
 
 
 def read_by(read: Callable[[Any], T], answer: Answer) -> T:
@@ -119,7 +121,8 @@ def read_by(read: Callable[[Any], T], answer: Answer) -> T:
         ) from error
 
 
-def _event(data: Any) -> Event:
+def event_of(data: Any) -> Event:
+    """Read an event as it stands in a document."""
     data = shapes.mapping(data)
     return Event(
         id=shapes.integer(data["id"]),
@@ -145,6 +148,7 @@ _BY_PROBLEM: Final[Mapping[str, type[APIStatusError]]] = {
     "book-restored": BookRestored,
     "idempotency-mismatch": IdempotencyMismatch,
     "busy": Busy,
+    "consumer-started": ConsumerStarted,
     "event-type-unregistered": UnregisteredType,
     "narrowing-change": NarrowingChange,
 }
@@ -190,10 +194,17 @@ def error_of(answer: Answer, now: float) -> APIStatusError:
 def _condition_failed(problem: Mapping[str, Any], status: Mapping[str, Any]) -> APIStatusError:
     try:
         head = shapes.integer(problem["head"])
-        conflicts = tuple(map(_event, problem["conflicts"]))
+        conflicts = tuple(map(event_of, problem["conflicts"]))
+        lease_ends = optional(shapes.moment, problem.get("lease_ends"))
     except (ValueError, KeyError, TypeError):
         return APIStatusError(**status)
-    return ConditionFailed(head=head, conflicts=conflicts, **status)
+    return ConditionFailed(head=head, conflicts=conflicts, lease_ends=lease_ends, **status)
+
+
+def _lease_lost(problem: Mapping[str, Any], status: Mapping[str, Any]) -> LeaseLost:
+    told = problem.get("lost")
+    lost = told if isinstance(told, list) else []
+    return LeaseLost(lost=tuple(token for token in lost if isinstance(token, str)), **status)
 
 
 def _frozen(problem: Mapping[str, Any], status: Mapping[str, Any]) -> Frozen:
@@ -227,6 +238,7 @@ _WITH_MEMBERS: Final[
 ] = {
     "condition-failed": _condition_failed,
     "frozen": _frozen,
+    "lease-lost": _lease_lost,
     "payload-mismatch": _payload_mismatch,
 }
 """The problems that tell more than every problem does."""

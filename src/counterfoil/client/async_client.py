@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Self
 
 import httpx2
 
-from counterfoil.client import control_requests
+from counterfoil.client import async_running, control_requests
 from counterfoil.client.async_access import AsyncKeys, AsyncTenants
+from counterfoil.client.async_consumers import AsyncConsumers
+from counterfoil.client.async_consuming import AsyncDeliveries
 from counterfoil.client.async_events import AsyncEvents
 from counterfoil.client.async_guard import AsyncGuard
 from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
+from counterfoil.client.async_running import AsyncHandler
 from counterfoil.client.async_transport import AsyncTransport
 from counterfoil.client.calls import MAX_RETRIES_DEFAULT
 from counterfoil.client.control_model import Me
-from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore, guard_query
-from counterfoil.client.model import Query, Texts
+from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore
+from counterfoil.client.handling import (
+    CLAIM_WAIT_SECONDS_DEFAULT,
+    MAX_AT_ONCE_DEFAULT,
+    STOP_SECONDS_DEFAULT,
+)
+from counterfoil.client.model import Query, Texts, query_of
 from counterfoil.client.transport import Settings
 
 
@@ -58,6 +67,9 @@ class AsyncCounterfoil:
     brake: AsyncBrake
     """The calls that freeze an agent, a tag or the book: ``freeze``, ``thaw``, ``list`` …"""
 
+    consumers: AsyncConsumers
+    """The calls about consumers: ``put``, ``get``, ``claim``, ``dead_letters`` …"""
+
     keys: AsyncKeys
     """The calls about keys: ``create``, ``list``, ``rotate``, ``revoke`` …"""
 
@@ -84,6 +96,7 @@ class AsyncCounterfoil:
         self.events = AsyncEvents(self._transport)
         self.event_types = AsyncEventTypes(self._transport)
         self.brake = AsyncBrake(self._transport)
+        self.consumers = AsyncConsumers(self._transport)
         self.keys = AsyncKeys(self._transport)
         self.settings = AsyncBookSettings(self._transport)
         self.tenants = AsyncTenants(self._transport)
@@ -132,8 +145,95 @@ class AsyncCounterfoil:
             GuardTooLarge: on entering; more match, and a guard never reads a part only.
             UnsendableValue: nothing is asked for, which would mean the whole book.
         """
-        core = GuardCore(guard_query(query, tags, types, agents), max_events)
+        core = GuardCore(query_of(query, tags, types, agents), max_events)
         return AsyncGuard(self._transport, core)
+
+    def consume(
+        self,
+        consumer: str,
+        *,
+        holder: str | None = None,
+        max_at_once: int = 1,
+        wait_seconds: float = CLAIM_WAIT_SECONDS_DEFAULT,
+    ) -> AsyncDeliveries:
+        """Handle what a consumer hands out, one delivery after another, without an end.
+
+        Leases are extended for as long as something is in hand; what is not settled when the
+        block is left is given back. While the service is unavailable, the loop goes on trying.
+
+        >>> async with cf.consume("scorer") as deliveries:
+        ...     async for delivery in deliveries:
+        ...         async with delivery:
+        ...             await delivery.done(await score(delivery.event))
+
+        Args:
+            consumer: the consumer's name.
+            holder: who holds the deliveries: one text for each process. Left out, it is made
+                of the host's name, the process's id and a random part.
+            max_at_once: how many may be in hand at once, those that were fetched ahead too. More
+                than one is for several tasks, or to save calls where handling is quick.
+            wait_seconds: how long a claim waits for work, up to 30.
+
+        Raises:
+            UsageError: ``max_at_once`` is less than one.
+        """
+        return AsyncDeliveries(
+            self._transport,
+            consumer,
+            holder=holder,
+            max_at_once=max_at_once,
+            wait_seconds=wait_seconds,
+        )
+
+    async def run(
+        self,
+        handlers: Mapping[str, AsyncHandler],
+        *,
+        holder: str | None = None,
+        max_at_once: int = MAX_AT_ONCE_DEFAULT,
+        wait_seconds: float = CLAIM_WAIT_SECONDS_DEFAULT,
+        stop_seconds: float = STOP_SECONDS_DEFAULT,
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        """Handle what consumers hand out, until the process is told to stop.
+
+        A handler takes a delivery, and returns what came of it: an event, a list of events, or
+        nothing. That is appended as the delivery is acknowledged, in the same step. An exception
+        gives it back with the exception as the reason, and is logged (``counterfoil``). It may
+        also settle the delivery by itself.
+
+        >>> async def score(delivery):
+        ...     score = await model.score(delivery.event.payload)
+        ...     return NewEvent(agent_name="scorer", event_type="score", payload={"score": score})
+        >>> await cf.run({"scorer": score})
+
+        At SIGTERM or SIGINT, or when ``stop`` is set, nothing more is claimed. What is in hand
+        has ``stop_seconds`` to finish; the rest is given back, and does not count as an attempt.
+
+        To cancel it stops it at once, and gives back what is in hand.
+
+        Args:
+            handlers: for each consumer's name, a coroutine function.
+            holder: as of ``consume``.
+            max_at_once: how many deliveries of each consumer are handled at once, in as many
+                tasks.
+            wait_seconds: how long a claim waits for work, up to 30.
+            stop_seconds: what the handlers have to finish.
+            stop: stops it from elsewhere. Signals are heard in the main thread only.
+
+        Raises:
+            UsageError: there is no handler, or ``max_at_once`` is less than one.
+            APIError: the service refuses: no key, no scope, no such consumer …
+        """
+        await async_running.run(
+            self._transport,
+            handlers,
+            holder=holder,
+            max_at_once=max_at_once,
+            wait_seconds=wait_seconds,
+            stop_seconds=stop_seconds,
+            stop=stop,
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from counterfoil.client.async_transport import AsyncTransport
 from counterfoil.client.guarding import GuardCore
-from counterfoil.client.model import Event, NewEvent, Stored, StoredBatch, Texts
+from counterfoil.client.model import Condition, Event, NewEvent, Stored, StoredBatch, Texts
 
 
 class AsyncGuard:
@@ -54,6 +54,14 @@ class AsyncGuard:
     def incarnation(self) -> str:
         """Which life of the book was read; raises as ``events``."""
         return self._core.seen.incarnation
+
+    @property
+    def condition(self) -> Condition:
+        """What ``commit`` writes under, for a write that is made elsewhere; raises as ``events``.
+
+        >>> await delivery.done(NewEvent(...), condition=seen.condition)
+        """
+        return self._core.condition
 
     async def __aenter__(self) -> Self:
         await self.refresh()

@@ -34,9 +34,12 @@ class AsyncTransport:
 
     async def run(self, ask: Ask[T]) -> T:
         """Make one logical call, retries included, and return what it brings."""
-        call = Call(ask, self.settings.policy)
+        return await self.make(Call(ask, self.settings.policy))
+
+    async def make(self, call: Call[T]) -> T:
+        """Make a call that may have been tried before, and return what it brings."""
         while True:
-            verdict = call.judge(await self._outcome(ask.request))
+            verdict = call.judge(await self._outcome(call.request))
             if isinstance(verdict, Done):
                 return verdict.value
             await self.sleep(verdict.after_seconds)

@@ -49,7 +49,7 @@ from counterfoil.client.errors import (
     OutcomeUnknown,
     UnexpectedAnswer,
 )
-from counterfoil.client.requests import Ask
+from counterfoil.client.requests import Ask, Request
 
 T = TypeVar("T")
 
@@ -167,7 +167,17 @@ class Call(Generic[T]):
         self._ask = ask
         self._policy = policy
         self._attempts = 0
+        self._attempts_max = 1 + policy.max_retries
         self._open = False
+
+    @property
+    def request(self) -> Request:
+        """What each attempt sends."""
+        return self._ask.request
+
+    def once_more(self) -> None:
+        """Allow one attempt more; what an earlier one left open stays so."""
+        self._attempts_max = self._attempts + 1
 
     def judge(self, outcome: Outcome) -> Done[T] | Again:
         """Judge what came of one attempt.
@@ -180,7 +190,7 @@ class Call(Generic[T]):
         if isinstance(result, Done):
             return result
         self._open = self._is_open(outcome, result)
-        if self._attempts <= self._policy.max_retries:
+        if self._attempts < self._attempts_max:
             wait = self._policy.wait_seconds(result, self._attempts)
             if wait is not None:
                 return Again(wait)

@@ -128,22 +128,22 @@ def create_key(
     idempotency_key: str | None,
 ) -> Ask[CreatedKey]:
     """Ask for a key to be made."""
-    body = _given(
+    body = given(
         kind=kind,
         name=name,
         # An empty list is sent as it is, to be refused: left out, it would mean everything.
         scopes=None if scopes is None else texts(scopes),
         mode=mode,
-        expires_at=_moment(expires_at, "/expires_at"),
+        expires_at=optional_moment(expires_at, "/expires_at"),
         rate_per_second=rate_per_second,
         rate_burst=rate_burst,
     )
-    return Ask(_change("POST", "/keys", body, idempotency_key), _created_key)
+    return Ask(change("POST", "/keys", body, idempotency_key), _created_key)
 
 
 def get_key(key: str | Key) -> Ask[Key]:
     """Ask for what is known of a key."""
-    return _reading(f"/keys/{_key_id(key)}", control_shapes.key)
+    return reading(f"/keys/{_key_id(key)}", control_shapes.key)
 
 
 def rotate_key(
@@ -154,14 +154,16 @@ def rotate_key(
     idempotency_key: str | None,
 ) -> Ask[CreatedKey]:
     """Ask for a key that takes the place of another."""
-    body = _given(overlap_seconds=overlap_seconds, expires_at=_moment(expires_at, "/expires_at"))
+    body = given(
+        overlap_seconds=overlap_seconds, expires_at=optional_moment(expires_at, "/expires_at")
+    )
     path = f"/keys/{_key_id(key)}/rotate"
-    return Ask(_change("POST", path, body, idempotency_key), _created_key)
+    return Ask(change("POST", path, body, idempotency_key), _created_key)
 
 
 def revoke_key(key: str | Key, *, reason: str, idempotency_key: str | None) -> Ask[Key]:
     """Ask for a key to be worth nothing from now on."""
-    request = _change("POST", f"/keys/{_key_id(key)}/revoke", {"reason": reason}, idempotency_key)
+    request = change("POST", f"/keys/{_key_id(key)}/revoke", {"reason": reason}, idempotency_key)
     return Ask(request, partial(answers.read_by, control_shapes.key))
 
 
@@ -172,7 +174,7 @@ def _created_key(answer: Answer) -> CreatedKey:
 
 def create_tenant(name: str, *, idempotency_key: str | None) -> Ask[CreatedTenant]:
     """Ask for a tenant to be made."""
-    return Ask(_change("POST", "/tenants", {"name": name}, idempotency_key), _created_tenant)
+    return Ask(change("POST", "/tenants", {"name": name}, idempotency_key), _created_tenant)
 
 
 def _created_tenant(answer: Answer) -> CreatedTenant:
@@ -182,7 +184,7 @@ def _created_tenant(answer: Answer) -> CreatedTenant:
 
 def me() -> Ask[Me]:
     """Ask whose key it is."""
-    return _reading("/me", control_shapes.me)
+    return reading("/me", control_shapes.me)
 
 
 # --- Rules ------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ def me() -> Ask[Me]:
 
 def get_settings() -> Ask[TenantSettings]:
     """Ask for the tenant's settings."""
-    return _reading("/settings", control_shapes.settings)
+    return reading("/settings", control_shapes.settings)
 
 
 def update_settings(
@@ -198,7 +200,7 @@ def update_settings(
 ) -> Ask[TenantSettings]:
     """Ask for the tenant's settings to be changed."""
     body = {"unregistered_types": unregistered_types}
-    request = _change("PUT", "/settings", body, idempotency_key)
+    request = change("PUT", "/settings", body, idempotency_key)
     return Ask(request, partial(answers.read_by, control_shapes.settings))
 
 
@@ -211,8 +213,8 @@ def register_type(
     idempotency_key: str | None,
 ) -> Ask[RegisteredType]:
     """Ask for a schema to be put in force for a type."""
-    body = _given(schema=schema, narrowing=narrowing or None, reason=reason)
-    request = _change("PUT", _event_type_path(event_type), body, idempotency_key)
+    body = given(schema=schema, narrowing=narrowing or None, reason=reason)
+    request = change("PUT", _event_type_path(event_type), body, idempotency_key)
     return Ask(request, _registered)
 
 
@@ -231,7 +233,7 @@ def get_type(event_type: str, version: int | None) -> Ask[EventTypeVersion]:
 
 
 def _event_type_path(event_type: str) -> str:
-    return f"/event-types/{_segment(event_type, '/event_type')}"
+    return f"/event-types/{path_step(event_type, '/event_type')}"
 
 
 # --- The brake --------------------------------------------------------------------------
@@ -253,28 +255,32 @@ def freeze(
     """
     if [agent is not None, tag is not None, book].count(True) != 1:
         raise UsageError("Name one thing to freeze: `agent`, `tag`, or `book=True`.")
-    body = _given(
-        agent=agent, tag=tag, book=book or None, reason=reason, until=_moment(until, "/until")
+    body = given(
+        agent=agent,
+        tag=tag,
+        book=book or None,
+        reason=reason,
+        until=optional_moment(until, "/until"),
     )
-    request = _change("POST", "/freezes", body, idempotency_key)
+    request = change("POST", "/freezes", body, idempotency_key)
     return Ask(request, partial(answers.read_by, control_shapes.freeze))
 
 
 def thaw(freeze: int | Freeze, *, reason: str, idempotency_key: str | None) -> Ask[Thawed]:
     """Ask for a freeze to be ended."""
     path = f"/freezes/{_freeze_id(freeze)}/thaw"
-    request = _change("POST", path, {"reason": reason}, idempotency_key)
+    request = change("POST", path, {"reason": reason}, idempotency_key)
     return Ask(request, partial(answers.read_by, control_shapes.thawed))
 
 
 def freezes() -> Ask[tuple[Freeze, ...]]:
     """Ask for all that is frozen now."""
-    return _reading("/freezes", control_shapes.freezes)
+    return reading("/freezes", control_shapes.freezes)
 
 
 def get_freeze(freeze: int | Freeze) -> Ask[Freeze]:
     """Ask for a freeze that is in force."""
-    return _reading(f"/freezes/{_freeze_id(freeze)}", control_shapes.freeze)
+    return reading(f"/freezes/{_freeze_id(freeze)}", control_shapes.freeze)
 
 
 def _freeze_id(freeze: int | Freeze) -> int:
@@ -284,13 +290,13 @@ def _freeze_id(freeze: int | Freeze) -> int:
 # --- Parts ------------------------------------------------------------------------------
 
 
-def _reading(path: str, read: Callable[[Any], T]) -> Ask[T]:
+def reading(path: str, read: Callable[[Any], T]) -> Ask[T]:
+    """Ask for what is at a path."""
     return Ask(Request("GET", path), partial(answers.read_by, read))
 
 
-def _change(
-    method: str, path: str, body: Mapping[str, Any], idempotency_key: str | None
-) -> Request:
+def change(method: str, path: str, body: Mapping[str, Any], idempotency_key: str | None) -> Request:
+    """Return a request that changes something, with the caller's idempotency key or a new one."""
     return Request(
         method,
         path,
@@ -299,11 +305,13 @@ def _change(
     )
 
 
-def _given(**members: Any) -> dict[str, Any]:
+def given(**members: Any) -> dict[str, Any]:
+    """Return the members of a body that were given; the service has a default for the others."""
     return {name: value for name, value in members.items() if value is not None}
 
 
-def _moment(value: datetime | str | None, pointer: str) -> str | None:
+def optional_moment(value: datetime | str | None, pointer: str) -> str | None:
+    """Return a moment as it is sent, if there is one."""
     return None if value is None else moment_text(value, pointer)
 
 
@@ -315,11 +323,11 @@ def _key_id(key: str | Key) -> str:
             "16 characters after `cf_live_` or `cf_test_`. (It was not sent.)",
             "/key_id",
         )
-    return _segment(key_id, "/key_id")
+    return path_step(key_id, "/key_id")
 
 
-def _segment(name: str, pointer: str) -> str:
-    """A name as one step of a path.
+def path_step(name: str, pointer: str) -> str:
+    """Return a name as one step of a path.
 
     Raises:
         UnsendableValue: an address cannot carry it: each of these would mean another path.

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from counterfoil.client.control_model import Freeze
     from counterfoil.client.model import Event
 
@@ -244,7 +246,7 @@ class PermissionDenied(APIStatusError):
 
 
 class NotFoundError(APIStatusError):
-    """No such event, key, event type or freeze, or no such path (404)."""
+    """No such event, key, event type, freeze, consumer or dead letter, or no such path (404)."""
 
 
 class ConditionFailed(APIStatusError):
@@ -253,12 +255,48 @@ class ConditionFailed(APIStatusError):
     ``conflicts`` are the first of the events in the way, oldest first; ``head`` is the
     book's last position at the time of the check. Nothing was written. Look again, decide
     again: with a guard, ``refresh()`` and go on.
+
+    ``lease_ends`` says until when a delivery is still held whose acknowledgement was refused so;
+    it is ``None`` elsewhere.
     """
 
-    def __init__(self, *, head: int, conflicts: tuple[Event, ...], **status: Any) -> None:
+    def __init__(
+        self,
+        *,
+        head: int,
+        conflicts: tuple[Event, ...],
+        lease_ends: datetime | None = None,
+        **status: Any,
+    ) -> None:
         super().__init__(**status)
         self.head = head
         self.conflicts = conflicts
+        self.lease_ends = lease_ends
+
+
+class LeaseLost(APIStatusError):
+    """A delivery is not held any more (409): its lease ran out, or the consumer was sought.
+
+    ``lost`` are the tokens that are worth nothing. Nothing was done, and nothing was written,
+    about the others of the call either. Somebody else holds the event now, or will: drop it.
+
+    >>> try:
+    ...     await delivery.done(scored)
+    ... except LeaseLost:
+    ...     pass  # Whoever holds it now writes the outcome.
+    """
+
+    def __init__(self, *, lost: tuple[str, ...] = (), **status: Any) -> None:
+        super().__init__(**status)
+        self.lost = lost
+
+
+class ConsumerStarted(APIStatusError):
+    """This cannot be changed of a consumer that is there already (409).
+
+    ``errors`` says what: ``start`` and ``order_by`` are settled when a consumer is made, and its
+    ``query`` changes only where ``change_query=True`` says that it is meant.
+    """
 
 
 class Frozen(APIStatusError):

@@ -46,7 +46,6 @@ from counterfoil.client.model import (
     QueryItem,
     Stored,
     StoredBatch,
-    Texts,
     items_of,
 )
 from counterfoil.client.paging import Paging
@@ -64,20 +63,6 @@ class _State(Enum):
     UNREAD = auto()
     FRESH = auto()
     SPENT = auto()
-
-
-def guard_query(query: Query | None, tags: Texts, types: Texts, agents: Texts) -> Query:
-    """Return the query that a guard's arguments ask for.
-
-    Raises:
-        UsageError: both a query and filters were given.
-        UnsendableValue: neither was.
-    """
-    if query is None:
-        return QueryItem(types=types, agents=agents, tags=tags)
-    if tags or types or agents:
-        raise UsageError("Give a guard either `query` or tags, types and agents, not both.")
-    return query
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +148,18 @@ class GuardCore:
             UnsendableValue: the event cannot be written as JSON.
         """
         self._check_may_commit(idempotency_key)
-        return requests.append(event, self._condition(), idempotency_key)
+        return requests.append(event, self.condition, idempotency_key)
 
     def commit_batch(
         self, events: Collection[NewEvent], idempotency_key: str | None
     ) -> Ask[StoredBatch]:
         """Ask for several events to be appended under the condition; as ``commit``."""
         self._check_may_commit(idempotency_key)
-        return requests.append_batch(events, self._condition(), idempotency_key)
+        return requests.append_batch(events, self.condition, idempotency_key)
 
-    def _condition(self) -> Condition:
+    @property
+    def condition(self) -> Condition:
+        """That nothing which matches was written after what was read; raises as ``seen``."""
         return Condition(self._query, after=self.seen.head, incarnation=self.seen.incarnation)
 
     def _check_may_commit(self, idempotency_key: str | None) -> None:

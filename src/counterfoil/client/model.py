@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from counterfoil.client import document
-from counterfoil.client.errors import UnsendableValue
+from counterfoil.client.errors import UnsendableValue, UsageError
 
 Texts = str | Collection[str]
 """One string, or several. A lone string stands for itself, never for its letters."""
@@ -141,6 +141,20 @@ class QueryItem:
 
 Query = QueryItem | Collection[QueryItem]
 """One item, or several: an event matches a query when it matches any of its items."""
+
+
+def query_of(query: Query | None, tags: Texts, types: Texts, agents: Texts) -> Query:
+    """Return the query that a call's arguments ask for.
+
+    Raises:
+        UsageError: both a query and filters were given.
+        UnsendableValue: neither was.
+    """
+    if query is None:
+        return QueryItem(types=types, agents=agents, tags=tags)
+    if tags or types or agents:
+        raise UsageError("Give either `query` or tags, types and agents, not both.")
+    return query
 
 
 def items_of(query: Query) -> tuple[QueryItem, ...]:

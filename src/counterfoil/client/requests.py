@@ -49,7 +49,8 @@ Parameters = tuple[tuple[str, str], ...]
 class Request:
     """One HTTP request, without the service's address and without the API key.
 
-    Each request that writes has an idempotency key, and no other has one.
+    Each request that writes has an idempotency key, and no other has one. ``wait_seconds`` is
+    how long the service was asked to wait before it answers: the time for that comes on top.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Request:
     idempotency_key: str | None = None
     last_event_id: str | None = None
     accept: str = "application/json"
+    wait_seconds: float = 0.0
 
     def headers(self) -> dict[str, str]:
         """Return the headers that belong to this request."""
@@ -91,7 +93,7 @@ def append(
     Raises:
         UnsendableValue: something in it cannot be written as JSON, or the key is unfit.
     """
-    body = _new_event(event, "") | _condition(condition)
+    body = event_document(event, "") | condition_document(condition)
     request = Request(
         "POST",
         "/events",
@@ -109,11 +111,11 @@ def append_batch(
     Raises:
         UnsendableValue: as ``append``.
     """
-    written = [_new_event(event, f"/events/{index}") for index, event in enumerate(events)]
+    written = [event_document(event, f"/events/{index}") for index, event in enumerate(events)]
     request = Request(
         "POST",
         "/events/batch",
-        body=document.encode({"events": written} | _condition(condition)),
+        body=document.encode({"events": written} | condition_document(condition)),
         idempotency_key=idempotency_key_of(idempotency_key),
     )
     return Ask(request, partial(answers.stored_batch, count=len(written)))
@@ -135,7 +137,7 @@ def append_lines(
             raise UnsendableValue(
                 f"A line must be exactly one JSON object, and {fault}.", f"/events/{index}"
             ) from None
-    given = document.encode(_condition(condition))
+    given = document.encode(condition_document(condition))
     end = b"}" if condition is None else b"," + given.removeprefix(b"{")
     request = Request(
         "POST",
@@ -146,7 +148,12 @@ def append_lines(
     return Ask(request, partial(answers.stored_batch, count=len(stripped)))
 
 
-def _new_event(event: NewEvent, pointer: str) -> dict[str, Any]:
+def event_document(event: NewEvent, pointer: str) -> dict[str, Any]:
+    """Return an event as it is sent; ``pointer`` says where it stands in what is sent.
+
+    Raises:
+        UnsendableValue: one of its moments has no time zone.
+    """
     written: dict[str, Any] = {
         "agent_name": event.agent_name,
         "event_type": event.event_type,
@@ -182,10 +189,11 @@ def moment_text(value: datetime | str, pointer: str) -> str:
     return value.isoformat()
 
 
-def _condition(condition: Condition | None) -> dict[str, Any]:
+def condition_document(condition: Condition | None) -> dict[str, Any]:
+    """Return the member ``condition`` of a body, or nothing."""
     if condition is None:
         return {}
-    written: dict[str, Any] = {"fail_if": _items(condition.fail_if)}
+    written: dict[str, Any] = {"fail_if": query_document(condition.fail_if)}
     if condition.after is not None:
         written["after"] = condition.after
     if condition.incarnation is not None:
@@ -193,7 +201,8 @@ def _condition(condition: Condition | None) -> dict[str, Any]:
     return {"condition": written}
 
 
-def _items(items: Collection[QueryItem]) -> list[dict[str, tuple[str, ...]]]:
+def query_document(items: Collection[QueryItem]) -> list[dict[str, tuple[str, ...]]]:
+    """Return a query as it is sent."""
     return [
         {
             name: value
@@ -271,7 +280,7 @@ class Listing:
         return Request("GET", "/events", filters + places)
 
     def _by_query(self, cursor: str | None) -> Request:
-        body: dict[str, Any] = {"query": _items(items_of(self.query or ()))}
+        body: dict[str, Any] = {"query": query_document(items_of(self.query or ()))}
         if self.payload is not None:
             body["payload"] = self.payload
         return Request("POST", "/events/query", body=document.encode(body | self._places(cursor)))

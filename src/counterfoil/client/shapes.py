@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,6 +19,13 @@ def integer(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise TypeError(f"an integer was expected, not {type(value).__name__}")
+
+
+def number(value: object) -> float:
+    """Read a number of which the digits do not matter; an integer stays one."""
+    if isinstance(value, Decimal):
+        return float(value)
+    return integer(value)
 
 
 def boolean(value: object) -> bool:

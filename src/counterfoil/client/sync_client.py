@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
 import httpx2
 
-from counterfoil.client import control_requests
+from counterfoil.client import control_requests, sync_running
 from counterfoil.client.calls import MAX_RETRIES_DEFAULT
 from counterfoil.client.control_model import Me
-from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore, guard_query
-from counterfoil.client.model import Query, Texts
+from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore
+from counterfoil.client.handling import (
+    CLAIM_WAIT_SECONDS_DEFAULT,
+    MAX_AT_ONCE_DEFAULT,
+    STOP_SECONDS_DEFAULT,
+)
+from counterfoil.client.model import Query, Texts, query_of
 from counterfoil.client.sync_access import Keys, Tenants
+from counterfoil.client.sync_consumers import Consumers
+from counterfoil.client.sync_consuming import Deliveries
 from counterfoil.client.sync_events import Events
 from counterfoil.client.sync_guard import Guard
 from counterfoil.client.sync_rules import BookSettings, Brake, EventTypes
+from counterfoil.client.sync_running import Handler
 from counterfoil.client.sync_transport import SyncTransport
 from counterfoil.client.transport import Settings
 
@@ -58,6 +67,9 @@ class Counterfoil:
     brake: Brake
     """The calls that freeze an agent, a tag or the book: ``freeze``, ``thaw``, ``list`` …"""
 
+    consumers: Consumers
+    """The calls about consumers: ``put``, ``get``, ``claim``, ``dead_letters`` …"""
+
     keys: Keys
     """The calls about keys: ``create``, ``list``, ``rotate``, ``revoke`` …"""
 
@@ -84,6 +96,7 @@ class Counterfoil:
         self.events = Events(self._transport)
         self.event_types = EventTypes(self._transport)
         self.brake = Brake(self._transport)
+        self.consumers = Consumers(self._transport)
         self.keys = Keys(self._transport)
         self.settings = BookSettings(self._transport)
         self.tenants = Tenants(self._transport)
@@ -132,8 +145,95 @@ class Counterfoil:
             GuardTooLarge: on entering; more match, and a guard never reads a part only.
             UnsendableValue: nothing is asked for, which would mean the whole book.
         """
-        core = GuardCore(guard_query(query, tags, types, agents), max_events)
+        core = GuardCore(query_of(query, tags, types, agents), max_events)
         return Guard(self._transport, core)
+
+    def consume(
+        self,
+        consumer: str,
+        *,
+        holder: str | None = None,
+        max_at_once: int = 1,
+        wait_seconds: float = CLAIM_WAIT_SECONDS_DEFAULT,
+    ) -> Deliveries:
+        """Handle what a consumer hands out, one delivery after another, without an end.
+
+        Leases are extended for as long as something is in hand; what is not settled when the
+        block is left is given back. While the service is unavailable, the loop goes on trying.
+
+        >>> with cf.consume("scorer") as deliveries:
+        ...     for delivery in deliveries:
+        ...         with delivery:
+        ...             delivery.done(score(delivery.event))
+
+        Args:
+            consumer: the consumer's name.
+            holder: who holds the deliveries: one text for each process. Left out, it is made
+                of the host's name, the process's id and a random part.
+            max_at_once: how many may be in hand at once, those that were fetched ahead too. More
+                than one is for several threads, or to save calls where handling is quick.
+            wait_seconds: how long a claim waits for work, up to 30.
+
+        Raises:
+            UsageError: ``max_at_once`` is less than one.
+        """
+        return Deliveries(
+            self._transport,
+            consumer,
+            holder=holder,
+            max_at_once=max_at_once,
+            wait_seconds=wait_seconds,
+        )
+
+    def run(
+        self,
+        handlers: Mapping[str, Handler],
+        *,
+        holder: str | None = None,
+        max_at_once: int = MAX_AT_ONCE_DEFAULT,
+        wait_seconds: float = CLAIM_WAIT_SECONDS_DEFAULT,
+        stop_seconds: float = STOP_SECONDS_DEFAULT,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Handle what consumers hand out, until the process is told to stop.
+
+        A handler takes a delivery, and returns what came of it: an event, a list of events, or
+        nothing. That is appended as the delivery is acknowledged, in the same step. An exception
+        gives it back with the exception as the reason, and is logged (``counterfoil``). It may
+        also settle the delivery by itself.
+
+        >>> def score(delivery):
+        ...     score = model.score(delivery.event.payload)
+        ...     return NewEvent(agent_name="scorer", event_type="score", payload={"score": score})
+        >>> cf.run({"scorer": score})
+
+        At SIGTERM or SIGINT, or when ``stop`` is set, nothing more is claimed. What is in hand
+        has ``stop_seconds`` to finish; the rest is given back, and does not count as an attempt.
+
+        A claim that is under way is waited for, so an idle one stops within ``wait_seconds``.
+
+        Args:
+            handlers: for each consumer's name, a function.
+            holder: as of ``consume``.
+            max_at_once: how many deliveries of each consumer are handled at once, in as many
+                threads.
+            wait_seconds: how long a claim waits for work, up to 30.
+            stop_seconds: what the handlers have to finish.
+            stop: stops it from elsewhere. Signals are heard in the main thread only.
+
+        Raises:
+            UsageError: there is no handler, or ``max_at_once`` is less than one.
+            APIError: the service refuses: no key, no scope, no such consumer …
+        """
+        sync_running.run(
+            self._transport,
+            handlers,
+            holder=holder,
+            max_at_once=max_at_once,
+            wait_seconds=wait_seconds,
+            stop_seconds=stop_seconds,
+            stop=stop,
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from counterfoil.client.guarding import GuardCore
-from counterfoil.client.model import Event, NewEvent, Stored, StoredBatch, Texts
+from counterfoil.client.model import Condition, Event, NewEvent, Stored, StoredBatch, Texts
 from counterfoil.client.sync_transport import SyncTransport
 
 
@@ -54,6 +54,14 @@ class Guard:
     def incarnation(self) -> str:
         """Which life of the book was read; raises as ``events``."""
         return self._core.seen.incarnation
+
+    @property
+    def condition(self) -> Condition:
+        """What ``commit`` writes under, for a write that is made elsewhere; raises as ``events``.
+
+        >>> delivery.done(NewEvent(...), condition=seen.condition)
+        """
+        return self._core.condition
 
     def __enter__(self) -> Self:
         self.refresh()

@@ -34,9 +34,12 @@ class SyncTransport:
 
     def run(self, ask: Ask[T]) -> T:
         """Make one logical call, retries included, and return what it brings."""
-        call = Call(ask, self.settings.policy)
+        return self.make(Call(ask, self.settings.policy))
+
+    def make(self, call: Call[T]) -> T:
+        """Make a call that may have been tried before, and return what it brings."""
         while True:
-            verdict = call.judge(self._outcome(ask.request))
+            verdict = call.judge(self._outcome(call.request))
             if isinstance(verdict, Done):
                 return verdict.value
             self.sleep(verdict.after_seconds)

@@ -98,7 +98,7 @@ class Settings:
     def build(self, http: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
         """Return ``request`` as httpx2 sends it, without the API key."""
         streams = request.accept == "text/event-stream"
-        timeout = self.stream_timeout() if streams else self.timeout
+        timeout = self.stream_timeout() if streams else self._timeout_of(request)
         return http.build_request(
             request.method,
             self.base_url + request.path,
@@ -106,6 +106,16 @@ class Settings:
             content=request.body,
             headers=request.headers() | {"User-Agent": f"counterfoil-python/{__version__}"},
             timeout=timeout,
+        )
+
+    def _timeout_of(self, request: Request) -> httpx2.Timeout:
+        """Return the timeouts of a call: a wait that was asked for is no silence."""
+        read = self.timeout.read
+        return httpx2.Timeout(
+            connect=self.timeout.connect,
+            read=None if read is None else read + request.wait_seconds,
+            write=self.timeout.write,
+            pool=self.timeout.pool,
         )
 
     def stream_timeout(self) -> httpx2.Timeout:

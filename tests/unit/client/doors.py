@@ -18,25 +18,31 @@ import pytest
 
 from counterfoil import (
     AsyncCounterfoil,
+    AsyncDeliveries,
     AsyncEventIterator,
     AsyncFollower,
     AsyncGuard,
+    AsyncHeldDelivery,
     Counterfoil,
 )
 from counterfoil.client.async_access import AsyncKeys, AsyncTenants
+from counterfoil.client.async_consumers import AsyncConsumers
 from counterfoil.client.async_events import AsyncEvents
 from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
 from tests.unit.client.simulated_book import SimulatedBook
-from tests.unit.client.simulated_service import SimulatedService
+from tests.unit.client.simulated_consumers import SimulatedConsumers
 
 _TWINS = (
     AsyncBookSettings,
     AsyncBrake,
+    AsyncConsumers,
+    AsyncDeliveries,
     AsyncEventIterator,
     AsyncEventTypes,
     AsyncEvents,
     AsyncFollower,
     AsyncGuard,
+    AsyncHeldDelivery,
     AsyncKeys,
     AsyncTenants,
 )
@@ -59,7 +65,7 @@ class Blocking:
 
     def _called(self, result: Any) -> Any:
         if inspect.iscoroutine(result):
-            return self._runner.run(result)
+            return self._called(self._runner.run(result))
         if isinstance(result, _TWINS) or inspect.isasyncgen(result):
             return Blocking(result, self._runner)
         return result
@@ -76,15 +82,15 @@ class Blocking:
     ) -> None:
         self._runner.run(self._target.__aexit__(exc_type, exc, traceback))
 
-    def __iter__(self) -> Self:
-        return self
+    def __iter__(self) -> Blocking:
+        return self if hasattr(self._target, "__anext__") else self._called(aiter(self._target))
 
     def __next__(self) -> Any:
         async def step() -> Any:
             return await anext(self._target)
 
         try:
-            return self._runner.run(step())
+            return self._called(self._runner.run(step()))
         except StopAsyncIteration:
             raise StopIteration from None
 
@@ -114,13 +120,13 @@ class Connect(Protocol):
 
 
 @pytest.fixture
-def service() -> SimulatedService:
+def service() -> SimulatedConsumers:
     """The simulated service that the client talks to."""
-    return SimulatedService()
+    return SimulatedConsumers()
 
 
 @pytest.fixture
-def book(service: SimulatedService) -> SimulatedBook:
+def book(service: SimulatedConsumers) -> SimulatedBook:
     """The same, for tests of which the book is all that matters."""
     return service
 

@@ -63,7 +63,7 @@ class SimulatedService(SimulatedBook):
             return problem(401, "unauthenticated", "This service needs a key.")
         try:
             if received.method == "GET":
-                return _answered((200, call(received, *steps[1:2])), replayed=False)
+                return answered((200, call(received, *steps[1:2])), replayed=False)
             return self._changed(received, lambda: call(received, *steps[1:2]))
         except Refusal as refusal:
             return refusal.answer
@@ -96,10 +96,10 @@ class SimulatedService(SimulatedBook):
             asked, made = self.made_by_key[key]
             if asked != content:
                 return problem(422, "idempotency-mismatch", "The key was used for other content.")
-            return _answered(made, replayed=True)
+            return answered(made, replayed=True)
         made = make()
         self.made_by_key[key] = (content, made)
-        return _answered(made, replayed=False)
+        return answered(made, replayed=False)
 
     def _told(self, what: str) -> int:
         self.add(agent_name="counterfoil", event_type=f"counterfoil.{what}")
@@ -263,7 +263,7 @@ def without_text(made: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _answered(made: Made, *, replayed: bool) -> httpx2.Response:
+def answered(made: Made, *, replayed: bool) -> httpx2.Response:
     status, document = made
     headers = {"Content-Type": "application/json"}
     if replayed:

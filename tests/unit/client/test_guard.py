@@ -130,6 +130,20 @@ def test_a_batch_is_guarded_too(cf: Counterfoil, book: SimulatedBook) -> None:
     assert book.head == 3
 
 
+def test_a_write_that_is_made_elsewhere_stands_under_the_same_condition(
+    cf: Counterfoil, book: SimulatedBook
+) -> None:
+    with cf.guard(tags=TX, types="flag") as seen:
+        assert cf.events.append(**APPROVED, condition=seen.condition).id == 1
+        flag(book)
+        with pytest.raises(ConditionFailed):
+            cf.events.append(**APPROVED, condition=seen.condition)
+        seen.refresh()
+        cf.events.append(**APPROVED, condition=seen.condition)
+    with pytest.raises(UsageError, match="has read nothing yet"):
+        _ = cf.guard(tags=TX).condition
+
+
 def test_a_query_of_several_items_guards_as_a_whole(cf: Counterfoil, book: SimulatedBook) -> None:
     items = [QueryItem(types="flag", tags=TX), QueryItem(types="hold", tags="customer:c_1")]
     with cf.guard(query=items) as seen:

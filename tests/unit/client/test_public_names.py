@@ -15,19 +15,25 @@ import pytest
 import counterfoil
 from counterfoil import (
     AsyncCounterfoil,
+    AsyncDeliveries,
     AsyncEventIterator,
     AsyncFollower,
     AsyncGuard,
+    AsyncHeldDelivery,
     Counterfoil,
     CounterfoilError,
+    Deliveries,
     EventIterator,
     Follower,
     Guard,
+    HeldDelivery,
 )
 from counterfoil.client.async_access import AsyncKeys, AsyncTenants
+from counterfoil.client.async_consumers import AsyncConsumers
 from counterfoil.client.async_events import AsyncEvents
 from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
 from counterfoil.client.sync_access import Keys, Tenants
+from counterfoil.client.sync_consumers import Consumers
 from counterfoil.client.sync_events import Events
 from counterfoil.client.sync_rules import BookSettings, Brake, EventTypes
 from counterfoil.client.transport import Settings
@@ -122,6 +128,9 @@ def described(twin: type) -> dict[str, list[tuple[Any, ...]]]:
         (BookSettings, AsyncBookSettings),
         (EventTypes, AsyncEventTypes),
         (Brake, AsyncBrake),
+        (Consumers, AsyncConsumers),
+        (Deliveries, AsyncDeliveries),
+        (HeldDelivery, AsyncHeldDelivery),
     ],
 )
 def test_what_one_client_can_do_so_can_the_other(blocking: type, asynchronous: type) -> None:

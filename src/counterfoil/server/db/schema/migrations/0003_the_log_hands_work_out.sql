@@ -1851,6 +1851,43 @@ begin
 end
 $$;
 
+-- All consumers of all tenants, up to a number.
+create function counterfoil.every_consumer(p_limit integer) returns setof counterfoil.consumers
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform set_config('counterfoil.consumers', 'all', true);
+    return query
+        select c.* from counterfoil.consumers c order by c.tenant_id, c.name limit p_limit;
+    perform set_config('counterfoil.consumers', '', true);
+end
+$$;
+
+-- How consumers of all tenants stand, each with its tenant's name: for the operator's metrics.
+create function counterfoil.consumer_states_v1(p_limit integer)
+returns table (tenant_name text, state text)
+language plpgsql volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_consumer counterfoil.consumers;
+    v_before text := current_setting('counterfoil.tenant_id', true);
+begin
+    for v_consumer in
+        select c.* from counterfoil.every_consumer(p_limit) as c
+    loop
+        -- Each is looked at as its tenant would.
+        perform set_config('counterfoil.tenant_id', v_consumer.tenant_id::text, true);
+        return query
+            select b.name, counterfoil.consumer_text(v_consumer)
+            from counterfoil.books b where b.tenant_id = v_consumer.tenant_id;
+    end loop;
+    perform set_config('counterfoil.tenant_id', coalesce(v_before, ''), true);
+end
+$$;
+
 -- Writes a run of accepted requests: their events at the positions after p_head, their tags
 -- and their keys; and takes out what they hand in. Only append_v4 may call it, under the lock.
 create or replace function counterfoil.write_run(
@@ -2560,5 +2597,6 @@ grant execute on function
     counterfoil.consume_v1(integer, text, jsonb, boolean, integer),
     counterfoil.consumer_text(counterfoil.consumers),
     counterfoil.consumers_in_need_v1(),
+    counterfoil.consumer_states_v1(integer),
     counterfoil.clear_consumers_v1(integer)
     to counterfoil_service;
