@@ -21,12 +21,12 @@ PostgreSQL, and give leases and retries. Included, since they run at their best 
 procrastinate (one at a time; it has no batches) and PgQueuer. Not included:
 
 - Chancy 0.26 and Absurd 0.5 were tried, by the same means. Each claim of theirs sorts everything
-  that waits: with 120,000 waiting Chancy gave 4 to 11 jobs a second, with 400,000 Absurd 1 to 2,
-  and with 10,000 35 to 65. Filled queues are what this suite is about.
+  that waits: one by one, Chancy gave 4 to 11 jobs a second with 120,000 waiting, Absurd 1 to 2
+  with 400,000 and 35 to 65 with 10,000. Filled queues are what this suite is about.
 - Oban for Python 0.7 takes Python 3.12, and this environment may be 3.11.
-- River and Graphile Worker are libraries of Go and Node. PGQ is an extension in C.
+- River and Graphile Worker are libraries of Go and Node. PgQ is an extension of the server.
 - DBOS and Hatchet are engines of workflows; Hatchet is a server of its own.
-- pq 1.9 has no leases: it holds a transaction open.
+- pq 1.9 has no leases: what a worker took before it died is not handed out again.
 
 A product that is not installed is left out, and the suite says so.
 """
