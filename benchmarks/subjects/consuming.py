@@ -99,8 +99,7 @@ class Holding:
             "events_per_second": done / result.seconds,
             "requests_per_second": result.per_second,
             **result.latencies(),
-            "events_per_claim": result.counts["claimed"] / result.counts["claims_answered"],
-            "empty_claims_percent": 100 * result.counts["empty_claims"] / result.requests,
+            **fullness(result.counts, turn.batch),
             "errors": 0.0,
             "events": acknowledged(warm_up.counts, mode) + done,
         }
@@ -198,6 +197,14 @@ def acknowledged(counts: Mapping[str, int], mode: Mode) -> float:
     """
     calls = "claims" if mode == "done" else "acks"
     return counts["sent"] * counts[f"{calls}_answered"] / counts[calls] if counts[calls] else 0.0
+
+
+def fullness(counts: Mapping[str, int], batch: int) -> dict[str, float]:
+    """How much claims came back with, where that was less than they asked for."""
+    each = counts["claimed"] / counts["claims_answered"]
+    empty = 100 * counts["empty_claims"] / counts["claims_answered"]
+    found = {"events_per_claim": each} if each < batch else {}
+    return {**found, **({"empty_claims_percent": empty} if empty else {})}
 
 
 def check_progress(

@@ -84,6 +84,15 @@ def test_acknowledged_is_what_was_answered() -> None:
     assert consuming.acknowledged(counts(acks=0, acks_answered=0, sent=0), "outcomes") == 0
 
 
+def test_claims_that_came_back_full_need_no_word() -> None:
+    full = {"claimed": 500, "claims_answered": 10, "empty_claims": 0}
+    assert consuming.fullness(full, 50) == {}
+    assert consuming.fullness({**full, "claimed": 400, "empty_claims": 2}, 50) == {
+        "events_per_claim": 40.0,
+        "empty_claims_percent": 20.0,
+    }
+
+
 PROGRESS = {"done": 380, "held": 30, "waiting": 9, "reached": 1_000}
 
 
