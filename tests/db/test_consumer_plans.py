@@ -142,7 +142,7 @@ CALLS: dict[str, tuple[int, Callable[[psycopg.Connection], Callable[[], Any]]]] 
     "drop": (100, lambda c: lambda: drop(c, *range(20_001, 20_011))),
     "put": (30, lambda c: lambda: make_consumer(c, query=[{"types": ["x"]}])),
     "pause": (30, lambda c: lambda: change(c, "pause")),
-    "in need": (30, lambda c: lambda: c.execute("select counterfoil.consumers_in_need_v1()")),
+    "in_need": (30, lambda c: lambda: c.execute("select counterfoil.consumers_in_need_v1()")),
     "clear": (20, lambda c: lambda: c.execute("select counterfoil.clear_consumers_v1(100)")),
 }
 

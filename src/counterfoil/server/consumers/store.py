@@ -191,6 +191,11 @@ class ConsumerStore:
         rows = await self._reader.read(_STATEMENTS["in_need"], {}, tenant_id=None)
         return [(int(there(tenant_id)), name) for tenant_id, name in rows]
 
+    async def states(self, *, limit: int) -> list[tuple[str, str]]:
+        """How consumers of all tenants stand: the tenant's name, and the state as JSON."""
+        rows = await self._reader.read(_STATEMENTS["states"], {"limit": limit}, tenant_id=None)
+        return [(there(tenant), there(state)) for tenant, state in rows]
+
     async def clear(self, tenant_id: int) -> int:
         """Clear away some of what a tenant's consumers have left over; returns how much."""
         rows = await self._reader.read(

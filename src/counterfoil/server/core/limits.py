@@ -354,10 +354,10 @@ BACKOFF_FACTOR_DEFAULT: Final = 2
 BACKOFF_FACTOR_MAX: Final = 10
 """By what it may grow."""
 
-BACKOFF_SECONDS_DEFAULT: Final = 300
+BACKOFF_GROWS_TO_SECONDS_DEFAULT: Final = 300
 """What the wait grows to at most, when a consumer does not say."""
 
-BACKOFF_SECONDS_MAX: Final = 24 * 3_600
+BACKOFF_GROWS_TO_SECONDS_MAX: Final = 24 * 3_600
 """What it may grow to."""
 
 RELEASE_DELAY_SECONDS_MAX: Final = 7 * 24 * 3_600
@@ -422,6 +422,12 @@ BEHIND_SECONDS: Final = 0.01
 
 UPKEEP_SECONDS: Final = 5.0
 """How often each process looks for consumers whose leases are over though nobody claims."""
+
+CONSUMERS_SHOWN_MAX: Final = 1_000
+"""Consumers, of all tenants, that the metrics show: each is seven series."""
+
+CONSUMERS_SHOWN_SECONDS: Final = 5.0
+"""For how long what was read for the metrics is shown again."""
 
 UPKEEP_ROWS_MAX: Final = 5_000
 """Rows of what is over that are cleared away in one step."""

@@ -191,7 +191,8 @@ create type counterfoil.held_delivery as (
     generation bigint,
     position bigint,
     due_at timestamptz,
-    keys text[]
+    keys text[],
+    place tid               -- where its row is; it stays there for as long as it is locked
 );
 
 -- Who would join which lines, and whether they have to wait there. Null: that cannot be told
@@ -219,32 +220,32 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
+    -- Each is looked up by itself, in this order: a join of the two would, without statistics,
+    -- walk all deliveries that there are, once for each token.
     if p_wait then
         return array(
-            select row(l.request, l.generation, l.position, l.due_at, l.keys)::counterfoil.held_delivery
-            from (
-                select t.request, d.generation, d.position, d.due_at, d.keys
-                from unnest(p_tokens) as t
-                join counterfoil.deliveries d
-                    on d.tenant_id = p_tenant_id and d.generation = t.generation
-                    and d.position = t.position
-                where d.state = 'held' and d.attempts = t.attempt and d.principal = t.principal
-                order by d.generation, d.position
-                for update of d
-            ) as l);
+            select row(t.request, t.generation, t.position, d.due_at, d.keys, d.place
+                   )::counterfoil.held_delivery
+            from (select t.* from unnest(p_tokens) as t order by t.generation, t.position) as t
+            cross join lateral (
+                select d.due_at, d.keys, d.ctid as place from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = t.generation
+                  and d.position = t.position and d.state = 'held' and d.attempts = t.attempt
+                  and d.principal = t.principal
+                for update
+            ) as d);
     end if;
     return array(
-        select row(l.request, l.generation, l.position, l.due_at, l.keys)::counterfoil.held_delivery
-        from (
-            select t.request, d.generation, d.position, d.due_at, d.keys
-            from unnest(p_tokens) as t
-            join counterfoil.deliveries d
-                on d.tenant_id = p_tenant_id and d.generation = t.generation
-                and d.position = t.position
-            where d.state = 'held' and d.attempts = t.attempt and d.principal = t.principal
-            order by d.generation, d.position
-            for update of d skip locked
-        ) as l);
+        select row(t.request, t.generation, t.position, d.due_at, d.keys, d.place
+               )::counterfoil.held_delivery
+        from (select t.* from unnest(p_tokens) as t order by t.generation, t.position) as t
+        cross join lateral (
+            select d.due_at, d.keys, d.ctid as place from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = t.generation
+              and d.position = t.position and d.state = 'held' and d.attempts = t.attempt
+              and d.principal = t.principal
+            for update skip locked
+        ) as d);
 end
 $$;
 

@@ -180,3 +180,40 @@ begin
     return v_rows + v_deleted;
 end
 $$;
+
+-- All consumers of all tenants, up to a number.
+create function counterfoil.every_consumer(p_limit integer) returns setof counterfoil.consumers
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform set_config('counterfoil.consumers', 'all', true);
+    return query
+        select c.* from counterfoil.consumers c order by c.tenant_id, c.name limit p_limit;
+    perform set_config('counterfoil.consumers', '', true);
+end
+$$;
+
+-- How consumers of all tenants stand, each with its tenant's name: for the operator's metrics.
+create function counterfoil.consumer_states_v1(p_limit integer)
+returns table (tenant_name text, state text)
+language plpgsql volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_consumer counterfoil.consumers;
+    v_before text := current_setting('counterfoil.tenant_id', true);
+begin
+    for v_consumer in
+        select c.* from counterfoil.every_consumer(p_limit) as c
+    loop
+        -- Each is looked at as its tenant would.
+        perform set_config('counterfoil.tenant_id', v_consumer.tenant_id::text, true);
+        return query
+            select b.name, counterfoil.consumer_text(v_consumer)
+            from counterfoil.books b where b.tenant_id = v_consumer.tenant_id;
+    end loop;
+    perform set_config('counterfoil.tenant_id', coalesce(v_before, ''), true);
+end
+$$;
