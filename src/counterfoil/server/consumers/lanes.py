@@ -273,7 +273,7 @@ class Lanes:
         documents = [waiting.document for waiting in group]
         try:
             async with (
-                self._places.place(lane.tenant_id, seconds_max=limits.CONNECTION_WAIT_SECONDS_MAX),
+                self._places.place(lane.tenant_id, seconds_max=_patience(group)),
                 self._connection() as connection,
             ):
                 try:
@@ -421,6 +421,18 @@ _WHOSE: Final = ("principal", "key", "digest")
 
 # As log/writer.py has them: errors that say "not now", and nothing of what was asked.
 _NOT_NOW: Final = frozenset({"25", "40", "53", "55", "57"})
+
+
+def _patience(group: Sequence[Waiting]) -> float:
+    """How long a group may wait for a place in the database, in seconds.
+
+    Claims that wait anyway wait for that too: after a start, everybody's come at once.
+    """
+    now = asyncio.get_running_loop().time()
+    return max(
+        limits.QUEUE_WAIT_SECONDS_MAX,
+        min(0 if one.wait_until is None else one.wait_until - now for one in group),
+    )
 
 
 def _refuse(group: Sequence[Waiting], error: CounterfoilError) -> None:
