@@ -1,4 +1,4 @@
-"""A thousand consumers and thousands of claims that wait: they cost memory, and nothing else."""
+"""Hundreds of consumers and thousands of claims that wait: they cost memory, and nothing else."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from counterfoil.server.consumers.handing_out import CONNECTIONS_MAX
-from counterfoil.server.core import limits
 from tests.support.cluster import Database
 from tests.support.gates import Book, opened_book
 from tests.support.holding import Process, running_process
@@ -16,10 +15,13 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.promise("P8")]
 
-CONSUMERS = limits.CONSUMERS_MAX - 1
+CONSUMERS = 500
 
-CLAIMS = 5
+CLAIMS = 8
 """Of each consumer."""
+
+PARKED_SECONDS_MAX = 28.0
+"""Before the first of them has waited for as long as it may."""
 
 LOOKED_AT_SECONDS = 2
 
@@ -57,7 +59,7 @@ async def all_parked(process: Process, count: int) -> None:
         quiet = all(lane.watch and not (lane.driver or lane.has_work) for lane in lanes)
         return quiet and sum(len(lane.parked) for lane in lanes) == count
 
-    await eventually(look, f"{count} parked claims")
+    await eventually(look, f"{count} parked claims", PARKED_SECONDS_MAX)
 
 
 async def test_consumers_with_nothing_to_do_hold_no_connection_and_ask_nothing(
