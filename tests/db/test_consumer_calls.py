@@ -8,6 +8,7 @@ import pytest
 
 from tests.db.book import append_one, event, request
 from tests.db.handing_out import (
+    Token,
     ack,
     claim,
     consume,
@@ -194,3 +195,36 @@ def test_answers_are_kept_for_as_long_as_they_are_asked_for(
     )
     assert consumer.execute(clear).fetchone() == (1,)
     assert owner.execute("select key from counterfoil.consumer_calls").fetchall() == [("younger",)]
+
+
+# --- Whose claim it was has gone --------------------------------------------------
+
+
+def give_back(*tokens: Token, **more: Any) -> dict[str, Any]:
+    """What a process asks for whose caller has gone while it was handed something out."""
+    return {**release(*tokens, **more), "call": "give_back"}
+
+
+@pytest.mark.parametrize("keyed", [{}, KEYED], ids=["without a key", "with a key"])
+def test_what_nobody_was_told_of_is_given_back(
+    consumer: psycopg.Connection, keyed: dict[str, Any]
+) -> None:
+    """And the same claim is given it anew, in an attempt that is not counted twice."""
+    pay(consumer, "a:1")
+    first = consume(consumer, claim(**keyed))
+    consume(consumer, give_back(*first.tokens, **keyed))
+    again = consume(consumer, claim(**keyed))
+    assert again.positions == first.positions
+    assert again.deliveries[0].attempt == 2
+    assert consume(consumer, give_back(*first.tokens, **keyed)).deliveries == []
+    assert consume(consumer, ack(*again.tokens)).status() == "done"
+
+
+@pytest.mark.promise("P8")
+def test_what_was_asked_for_again_is_not_given_back(consumer: psycopg.Connection) -> None:
+    """Its caller came back before it was noticed that it had gone: it works on it by now."""
+    pay(consumer, "a:1")
+    held = consume(consumer, claim(**KEYED))
+    assert consume(consumer, claim(**KEYED)).tokens == held.tokens
+    assert consume(consumer, give_back(*held.tokens, **KEYED)).status() == "replayed"
+    assert consume(consumer, ack(*held.tokens)).status() == "done"

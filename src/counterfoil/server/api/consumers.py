@@ -12,6 +12,7 @@ from counterfoil.server.api import openapi_consumers as described
 from counterfoil.server.api.keys import list_answer, replayed_header
 from counterfoil.server.api.parts import idempotency_key, judged, parts
 from counterfoil.server.api.requests import (
+    admission,
     header,
     judged_body,
     no_parameters,
@@ -161,7 +162,13 @@ async def claim(request: Request) -> Answer:
     if not caller.scopes.may_read_all:
         caller.must_read(await work.reads(caller.tenant_id, name))
     claiming = work.claim(caller.tenant_id, name, asked, principal=caller.id, key=key)
-    outcome = await (_while_connected(request, claiming) if asked.wait_seconds else claiming)
+    if asked.wait_seconds:
+        waited = await _while_wanted(request, claiming)
+        if waited is None:
+            return Answer(_claimed(Outcome("claimed")))
+        outcome = waited
+    else:
+        outcome = await claiming
     if not caller.scopes.may_read_all and not work.knows(
         caller.tenant_id, name, outcome.changed_by
     ):
@@ -185,22 +192,31 @@ def _claimed(outcome: Outcome) -> str:
 _Result = TypeVar("_Result")
 
 
-async def _while_connected(request: Request, call: Coroutine[Any, Any, _Result]) -> _Result:
-    """Wait for a call that may take long, for as long as its caller does.
+async def _while_wanted(request: Request, call: Coroutine[Any, Any, _Result]) -> _Result | None:
+    """Wait for a call that may take long, for as long as its caller does, and may.
+
+    None: the key is not worth any more what it was when the call came, so nothing is handed out
+    to it; the next call says what it is worth now.
 
     Raises ``ClientDisconnect`` where the caller has gone: nothing is handed out to it then.
     """
     calling = asyncio.create_task(call, name="claim")
     leaving = asyncio.create_task(_left(request), name="claim: caller leaves")
+    changed = asyncio.Event()
+    refused = asyncio.create_task(changed.wait(), name="claim: its key is changed")
+    unwatch = parts(request).access.keyring.watch(admission(request), changed.set)
     try:
-        await asyncio.wait({calling, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({calling, leaving, refused}, return_when=asyncio.FIRST_COMPLETED)
         if calling.done():
             return calling.result()
-        raise ClientDisconnect
+        if leaving.done():
+            raise ClientDisconnect
+        return None
     finally:
-        for task in (calling, leaving):
+        unwatch()
+        for task in (calling, leaving, refused):
             task.cancel()
-        await asyncio.gather(calling, leaving, return_exceptions=True)
+        await asyncio.gather(calling, leaving, refused, return_exceptions=True)
 
 
 async def _left(request: Request) -> None:

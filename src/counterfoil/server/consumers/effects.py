@@ -51,6 +51,10 @@ class UnchangedError(CounterfoilError):
     """It is so already; nothing was written."""
 
 
+class NotAsExpectedError(CounterfoilError):
+    """It was made, or deleted, since it was looked at; nothing was written."""
+
+
 async def append_own(
     log: Log,
     tenant_id: int,
@@ -61,6 +65,7 @@ async def append_own(
     by: str,
     key: str | None,
     caused_by: Sequence[int] = (),
+    asked: Mapping[str, Any] | None = None,
 ) -> Stored:
     """Append one of the service's own events about a consumer, with its effect.
 
@@ -69,19 +74,22 @@ async def append_own(
         told: its payload; its ``name`` is the consumer's.
         by: the principal who asks.
         key: its idempotency key.
+        asked: what that is compared by, where it is not just the effect and its reason.
 
     Raises ``UnchangedError``, what the effect was refused for, and what an append raises.
     """
     request = own_append(
         own_event(what, told, tags=[f"consumer:{told['name']}"], principal=by, caused_by=caused_by),
         effect=effect,
-        asked={"call": what, **effect, "reason": told.get("reason")},
+        asked=asked or {"call": what, **effect, "reason": told.get("reason")},
         key=key,
     )
     try:
         return await log.append(tenant_id, request)
     except EffectRefused as refused:
-        raise refusal(refused.reason) from None
+        raise refusal(
+            refused.reason, place="to" if what == "consumer_sought" else "start"
+        ) from None
 
 
 def set_aside_event(
@@ -104,14 +112,18 @@ def set_aside_event(
     )
 
 
-def refusal(reason: str) -> CounterfoilError:
-    """What an effect's refusal is to the caller."""
+def refusal(reason: str, *, place: str = "start") -> CounterfoilError:
+    """What an effect's refusal is to the caller.
+
+    Args:
+        place: in which field it said where in the book it wants to be.
+    """
     if reason in _KEPT:
         field, message = _KEPT[reason]
         return ConsumerStarted(message, [FieldError(f"/{field}", message)])
     if reason == "after_above_head":
         message = "The book has not come to this place yet."
-        return AfterAboveHead(message, [FieldError("/start/after", message)])
+        return AfterAboveHead(message, [FieldError(f"/{place}/after", message)])
     made = _REFUSALS.get(reason)
     if made is None:
         return InvariantBroken(f"an effect on a consumer was refused: {reason}")
@@ -121,6 +133,7 @@ def refusal(reason: str) -> CounterfoilError:
 
 _REFUSALS: Final[Mapping[str, tuple[type[CounterfoilError], str]]] = {
     "unchanged": (UnchangedError, "It is so already."),
+    "not_as_expected": (NotAsExpectedError, "It was made, or deleted, at the same moment."),
     "consumer_not_found": (ConsumerNotFound, NO_CONSUMER),
     "dead_letter_not_found": (
         DeadLetterNotFound,

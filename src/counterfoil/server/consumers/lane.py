@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from counterfoil.server.consumers.model import Token
 from counterfoil.server.consumers.store import HandedOut
-from counterfoil.server.core import limits
+from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import CounterfoilError
 from counterfoil.server.log.follow import Watch
 
@@ -120,6 +120,7 @@ class Lane:
 
     def park(self, claims: Sequence[Waiting]) -> None:
         """Let claims wait for news: those that did before in front, in their order."""
+        metrics.PARKED_CLAIMS.inc(len(claims))
         for waiting in reversed([claim for claim in claims if claim.was_parked]):
             self.parked[waiting] = None
             self.parked.move_to_end(waiting, last=False)
@@ -127,6 +128,14 @@ class Lane:
             if not waiting.was_parked:
                 waiting.was_parked = True
                 self.parked[waiting] = None
+
+    def unpark(self, waiting: Waiting) -> bool:
+        """Let a claim wait for news no more. False: it did not."""
+        if waiting not in self.parked:
+            return False
+        del self.parked[waiting]
+        metrics.PARKED_CLAIMS.dec()
+        return True
 
     def next_group(self) -> list[Waiting]:
         """What goes into one call: where there is news, those that are parked first.
@@ -139,7 +148,8 @@ class Lane:
             self.news = False
             places = limits.CLAIM_GROUP_REQUESTS_MAX // (2 if self.waiting else 1)
             while self.parked and len(group) < places:
-                group.append(self.parked.popitem(last=False)[0])
+                group.append(next(iter(self.parked)))
+                self.unpark(group[-1])
         while self.waiting and len(group) < limits.CLAIM_GROUP_REQUESTS_MAX:
             waiting = self.waiting.popleft()
             if not waiting.future.done():
@@ -150,6 +160,7 @@ class Lane:
         """Empty the lane."""
         for waiting in (*self.waiting, *self.parked):
             waiting.refuse(error)
+        metrics.PARKED_CLAIMS.dec(len(self.parked))
         self.waiting.clear()
         self.parked.clear()
 

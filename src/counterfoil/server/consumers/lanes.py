@@ -126,7 +126,7 @@ class Lanes:
             self._drive(lane)
             return await waiting.future
         finally:
-            lane.parked.pop(waiting, None)
+            lane.unpark(waiting)
             lane.used_at = loop.time()
             if waiting.timer is not None:
                 waiting.timer.cancel()
@@ -185,8 +185,7 @@ class Lanes:
 
     def _give_up(self, lane: Lane, waiting: Waiting) -> None:
         """A claim's wait is over. One that is on its way to the database waits for that."""
-        if waiting in lane.parked:
-            del lane.parked[waiting]
+        if lane.unpark(waiting):
             waiting.answer(Outcome("claimed", consumer=lane.stands, changed_by=lane.changed_by))
 
     # --- Driving ----------------------------------------------------------------------
@@ -242,8 +241,7 @@ class Lanes:
         try:
             consumed = await self._consumed(lane, group, look_for_due=look_for_due)
         except CounterfoilError as error:
-            for waiting in group:
-                waiting.refuse(error)
+            _refuse(group, error)
             return
         except psycopg.Error as error:
             if len(group) > 1:
@@ -256,18 +254,17 @@ class Lanes:
             return
         except Exception:  # noqa: BLE001 - whatever it is, every caller gets an answer
             _log.exception("consumer group failed", name=lane.name)
-            for waiting in group:
-                waiting.refuse(OutcomeUnknown(_UNKNOWN))
+            _refuse(group, OutcomeUnknown(_UNKNOWN))
             return
         if look_for_due:
             lane.due, lane.due_looked_at = False, now
         lane.found = consumed.told.status == "found"
-        if not lane.found:
-            for waiting in (*group, *lane.parked):
-                waiting.refuse(ConsumerNotFound(NO_CONSUMER))
-            lane.parked.clear()
-            return
-        self._settle(lane, group, consumed)
+        if lane.found:
+            self._settle(lane, group, consumed)
+        else:
+            _refuse(group, ConsumerNotFound(NO_CONSUMER))
+            parked = tuple(waiting for waiting in tuple(lane.parked) if lane.unpark(waiting))
+            _refuse(parked, ConsumerNotFound(NO_CONSUMER))
 
     async def _consumed(
         self, lane: Lane, group: Sequence[Waiting], *, look_for_due: bool
@@ -390,9 +387,10 @@ class Lanes:
             )
         if not waiting.answer(outcome) and deliveries and answer.status == "claimed":
             # Whoever asked has gone: nobody would work on it until the lease ends.
-            document = {
-                "call": "release",
-                "principal": waiting.document["principal"],
+            whose = {name: waiting.document.get(name) for name in _WHOSE}
+            document: dict[str, Any] = {
+                **{name: value for name, value in whose.items() if value is not None},
+                "call": "give_back",
                 "tokens": [
                     Token(told.generation, delivery.position, delivery.attempt)
                     for delivery in deliveries
@@ -418,8 +416,16 @@ class Lanes:
             lane.timer = loop.call_later(max(seconds, limits.BEHIND_SECONDS), self._ring, lane, due)
 
 
+_WHOSE: Final = ("principal", "key", "digest")
+"""What is said of a claim where what it was given is given back."""
+
 # As log/writer.py has them: errors that say "not now", and nothing of what was asked.
 _NOT_NOW: Final = frozenset({"25", "40", "53", "55", "57"})
+
+
+def _refuse(group: Sequence[Waiting], error: CounterfoilError) -> None:
+    for waiting in group:
+        waiting.refuse(error)
 
 
 def _nobody_sweeps(_tenant_id: int, _name: str) -> None:

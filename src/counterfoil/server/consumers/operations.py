@@ -5,7 +5,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from counterfoil.server.consumers.effects import NO_CONSUMER, UnchangedError, append_own
+from counterfoil.server.consumers.effects import (
+    NO_CONSUMER,
+    NotAsExpectedError,
+    UnchangedError,
+    append_own,
+)
 from counterfoil.server.consumers.lanes import Lanes
 from counterfoil.server.consumers.model import (
     Because,
@@ -15,7 +20,9 @@ from counterfoil.server.consumers.model import (
     judge_consumer_name,
 )
 from counterfoil.server.consumers.store import ConsumerStore
-from counterfoil.server.core.errors import ConsumerNotFound, InvalidInput
+from counterfoil.server.core import limits
+from counterfoil.server.core.errors import Busy, ConsumerNotFound, InvalidInput
+from counterfoil.server.log.fields import OWN_TYPE_PREFIX
 from counterfoil.server.log.operations import Log
 from counterfoil.server.log.parameters import after_cursor, list_cursor, refused_list_cursor
 
@@ -60,24 +67,38 @@ class Consumers:
             TooMany: the tenant has ``CONSUMERS_MAX``.
             IdempotencyMismatch, Unavailable: as an append does.
         """
-        before = await self._store.reading(tenant_id, name)
         effect = consumer_effect(name, asked, by)
         told = {
             field: value
             for field, value in effect.items()
             if field not in {"effect", "by", "change_query"}
         }
-        what = "consumer_created" if before is None else "consumer_changed"
-        try:
-            stored = await append_own(
-                self._log, tenant_id, what, {**told, "by": by}, effect, by=by, key=key
+        for _ in range(limits.RULES_TRIES_MAX):
+            exists = await self._store.reading(tenant_id, name) is not None
+            try:
+                stored = await append_own(
+                    self._log,
+                    tenant_id,
+                    "consumer_changed" if exists else "consumer_created",
+                    {**told, "by": by},
+                    {**effect, "exists": exists},
+                    by=by,
+                    key=key,
+                    # It is asked for again in the same words, whether it was there before or not.
+                    asked={"call": "put_consumer", **effect},
+                )
+            except UnchangedError:
+                return Made(await self.one(tenant_id, name), created=False, replayed=False)
+            except NotAsExpectedError:
+                continue
+            if stored.replayed:
+                event_type = await self._log.event_type(tenant_id, stored.first_position)
+                exists = event_type != f"{OWN_TYPE_PREFIX}consumer_created"
+            self._lanes.news(tenant_id, name)
+            return Made(
+                await self.one(tenant_id, name), created=not exists, replayed=stored.replayed
             )
-        except UnchangedError:
-            return Made(await self.one(tenant_id, name), created=False, replayed=False)
-        self._lanes.news(tenant_id, name)
-        return Made(
-            await self.one(tenant_id, name), created=before is None, replayed=stored.replayed
-        )
+        raise Busy("This consumer is made and deleted all the time. Try again later.")
 
     async def one(self, tenant_id: int, name: str) -> str:
         """How a consumer stands, as JSON. Raises ``ConsumerNotFound``."""

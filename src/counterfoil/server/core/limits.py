@@ -433,7 +433,10 @@ UPKEEP_ROWS_MAX: Final = 5_000
 """Rows of what is over that are cleared away in one step."""
 
 SET_ASIDE_DELIVERIES: Final = 100
-"""Deliveries that are set aside, or dead letters that are replayed or dropped, in one step."""
+"""Deliveries that are set aside in one step."""
+
+SETTLED_LETTERS: Final = 1_000
+"""Dead letters that are replayed or dropped in one step, where all are."""
 
 # --- Reads and streams ------------------------------------------------------------
 

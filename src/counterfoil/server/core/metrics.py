@@ -76,6 +76,12 @@ DELIVERIES = Counter(
     ["call"],
     registry=_registry,
 )
+PARKED_CLAIMS = Gauge(
+    "counterfoil_parked_claims",
+    "Claims that wait for something to come.",
+    registry=_registry,
+    multiprocess_mode="livesum",
+)
 CLOCK_SKEW_ALARMS = Counter(
     "counterfoil_clock_skew_alarms_total",
     "Groups written while the book's last time lay well ahead of the database's clock.",

@@ -287,9 +287,17 @@ class Log:
         Raises:
             EventNotFound, DatabaseUnavailable
         """
-        read = await self.get(tenant_id, position)
-        payload: dict[str, Any] = msgspec.json.decode(read.events[0])["payload"]
+        payload: dict[str, Any] = (await self._own_event(tenant_id, position))["payload"]
         return payload
+
+    async def event_type(self, tenant_id: int, position: int) -> str:
+        """The type of one of the service's own events. Raises as ``payload``."""
+        return str((await self._own_event(tenant_id, position))["event_type"])
+
+    async def _own_event(self, tenant_id: int, position: int) -> dict[str, Any]:
+        read = await self.get(tenant_id, position)
+        event: dict[str, Any] = msgspec.json.decode(read.events[0])
+        return event
 
     async def follow(
         self, tenant_id: int, filters: ReadRequest, *, after: int | None, incarnation: str | None

@@ -81,6 +81,9 @@ begin
     v_reached := counterfoil.start_position(
         p_tenant_id, v_new.start,
         case when v_new.start = v_old.start then v_old.generation else p_position end);
+    if (p_effect ->> 'exists')::boolean <> (v_old.name is not null) then
+        return 'not_as_expected';
+    end if;
     if v_old.name is null then
         if (select count(*) from counterfoil.consumers c
             where c.tenant_id = p_tenant_id) >= c_consumers_max
@@ -306,7 +309,7 @@ as $$
 declare
     v_wanted bigint[];
 begin
-    if cardinality(p_positions) <> (
+    if p_positions = '{}' or cardinality(p_positions) <> (
         select count(*) from counterfoil.dead_letters l
         where l.tenant_id = p_tenant_id and l.consumer = p_consumer.name
           and l.position = any (p_positions))

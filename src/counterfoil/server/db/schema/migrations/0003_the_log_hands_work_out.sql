@@ -589,7 +589,8 @@ $$;
 
 -- One request, taken apart.
 create type counterfoil.consumer_call as (
-    call text,              -- claim, ack, extend or release
+    call text,              -- claim, ack, extend, release, or give_back: whose claim it was has
+                            -- gone, and these are its key and content
     principal text,
     key text,
     content_digest bytea,
@@ -770,6 +771,9 @@ begin
             when v_found.bearer > 1 then 'again'
             when v_found.same is null then null
             when not v_found.same then 'key_reused'
+            -- Whoever asked for the answer again has them now.
+            when v_found.call = 'give_back' then
+                case when v_found.answer ? 'asked_again' then 'replayed' end
             -- What it was to acknowledge is done; what it was to be given, it was not.
             when v_found.call = 'claim' and v_found.answer -> 'taken' = '[]' then 'acknowledged'
             else 'replayed'
@@ -854,7 +858,9 @@ begin
               and v_status[h.request] = 'done' and v_calls[h.request].call = 'extend';
         end if;
 
-        if exists (select from unnest(v_calls) as c where c.call = 'release') then
+        if exists (
+            select from unnest(v_calls) as c where c.call in ('release', 'give_back'))
+        then
             update counterfoil.deliveries d
             set state = r.state, due_at = case when r.state = 'delayed' then v_now + r.delay end,
                 uncounted = case when r.reason is null then d.uncounted + 1 else d.uncounted end,
@@ -880,7 +886,8 @@ begin
                         where o.ctid = h.place
                         offset 0
                     ) as o
-                    where v_status[h.request] = 'done' and v_calls[h.request].call = 'release'
+                    where v_status[h.request] = 'done'
+                       and v_calls[h.request].call in ('release', 'give_back')
                 ) as r
             ) as r
             where d.ctid = r.place;
@@ -1074,6 +1081,11 @@ begin
               and d.attempts = a.attempt and d.principal = v_calls[a.nth].principal
               and d.due_at > v_now
             order by a.nth, d.position;
+        update counterfoil.consumer_calls k
+        set answer = k.answer || '{"asked_again": true}'
+        from jsonb_object_keys(v_again) as a (nth)
+        where k.tenant_id = p_tenant_id and k.principal = v_calls[a.nth::integer].principal
+          and k.key = v_calls[a.nth::integer].key and not k.answer ? 'asked_again';
     end if;
 
     ---- What is remembered, and told ---------------------------------------------------
@@ -1421,6 +1433,9 @@ begin
     v_reached := counterfoil.start_position(
         p_tenant_id, v_new.start,
         case when v_new.start = v_old.start then v_old.generation else p_position end);
+    if (p_effect ->> 'exists')::boolean <> (v_old.name is not null) then
+        return 'not_as_expected';
+    end if;
     if v_old.name is null then
         if (select count(*) from counterfoil.consumers c
             where c.tenant_id = p_tenant_id) >= c_consumers_max
@@ -1646,7 +1661,7 @@ as $$
 declare
     v_wanted bigint[];
 begin
-    if cardinality(p_positions) <> (
+    if p_positions = '{}' or cardinality(p_positions) <> (
         select count(*) from counterfoil.dead_letters l
         where l.tenant_id = p_tenant_id and l.consumer = p_consumer.name
           and l.position = any (p_positions))
