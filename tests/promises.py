@@ -28,10 +28,13 @@ PROMISES: Final[Mapping[str, str]] = {
     "leaves the event's place and digest.",
     "P7": "Nobody writes in another's name: an agent's key writes as that agent only; no key sees "
     "another tenant, not even whether something exists.",
+    "P8": "Handed over: each matching event is held by one holder at a time per consumer, in order "
+    "per key; a dead holder's lease runs out; a late acknowledgement is refused; what keeps failing "
+    "is set aside, never lost.",
     "P13": "Clear refusal: bad input gets application/problem+json with a stable type and the "
     "offending field, and nothing is stored; too much load gets 429 or 503 with Retry-After.",
 }
-"""What must hold, by id. P8 to P12 come with the parts that they are about."""
+"""What must hold, by id. P9 to P12 come with the parts that they are about."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -30,6 +30,10 @@ class BenchmarkError(Exception):
     """A measurement is worth nothing, or cannot be made. ``str()`` says why and what to do."""
 
 
+def _nothing_to_prepare(_seconds: float) -> None:
+    """What most cells need before a run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One subject under one load.
@@ -40,11 +44,14 @@ class Cell:
         run: drives the load for about so many seconds, after a warm-up of its own, and
             returns figures by name. Raises ``BenchmarkError`` where they would be worth nothing.
         roles: whose CPU time is counted under which role; asked before each run.
+        prepare: is given the seconds of the run that follows, and makes what it will use up;
+            called before each run, outside of what is measured.
     """
 
     id: str
     run: Callable[[float], Mapping[str, float]]
     roles: Callable[[], Roles] = field(default=dict)
+    prepare: Callable[[float], None] = field(default=_nothing_to_prepare)
 
 
 @dataclass(frozen=True, slots=True)

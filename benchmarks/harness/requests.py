@@ -45,7 +45,7 @@ def render(
         host: the Host header.
         headers: further headers; ``NUMBER`` may stand in their values.
     """
-    text = json.dumps(body, separators=(",", ":"))
+    text = compact(body)
     for place in (NUMBER, ASKED):
         text = text.replace(json.dumps(place)[1:-1], place)
     text = text.replace(str(_HEAD_IN_JSON), HEAD)
@@ -57,6 +57,11 @@ def render(
         *(f"{name}: {value}" for name, value in headers.items()),
     ]
     return "\r\n".join(lines) + "\r\n\r\n" + text
+
+
+def compact(value: Mapping[str, Any]) -> str:
+    """A JSON object without blanks."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def head_place() -> int:

@@ -28,7 +28,7 @@ LAG_MILLISECONDS_MAX: Final = 10.0
 1 ms, and on a busy machine it waits for a processor like everybody else."""
 
 
-WHOLE_SECONDS_MAX: Final = 3_600.0
+WHOLE_SECONDS_MAX: Final = 5_400.0
 """What the whole run may take."""
 
 QUICK_SECONDS_MAX: Final = 300.0
@@ -113,8 +113,9 @@ def run_rounds(
         again: list[Turn] = []
         while turns or again:
             turn = turns.pop(0) if turns else again.pop(0)
-            before_each()
             seconds = efforts[turn.cell.id].seconds
+            turn.cell.prepare(seconds)
+            before_each()
             record = _take(turn, run=run, suite=suite, seconds=seconds, cores=cores)
             keep(record)
             show(turn, record)

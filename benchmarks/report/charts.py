@@ -119,6 +119,12 @@ CHARTS: Final = (
         "live/delay/*",
         "p99_milliseconds",
     ),
+    Chart(
+        "consumers.svg",
+        "Claimed and acknowledged, beside queues on PostgreSQL",
+        "events per second; more is better",
+        "consumers/*",
+    ),
 )
 
 

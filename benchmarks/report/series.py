@@ -23,6 +23,13 @@ REFERENCES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """By suite: what in a cell's id is replaced to get the id of the one it is compared with."""
 
+AMONG_PEERS: Final = frozenset({"consumers"})
+"""Suites whose cells are compared with the fastest of the peers under the same load: which one
+that is differs from load to load, and is found by its median."""
+
+OURS: Final = "counterfoil"
+"""How the last part of an id begins where the cell is no peer's."""
+
 
 @dataclass(frozen=True, slots=True)
 class CellSeries:
@@ -117,11 +124,26 @@ class Measured:
 
     def to_reference(self, series: CellSeries) -> Spread | None:
         """The ratio to the cell that its suite compares with; None: it is that, or has none."""
-        pattern = REFERENCES.get(series.id.split("/")[0])
-        if pattern is None:
+        suite = series.id.split("/")[0]
+        if suite in AMONG_PEERS:
+            reference = self.fastest_peer(series.id.rpartition("/")[0])
+        else:
+            pattern = REFERENCES.get(suite)
+            reference = re.sub(*pattern, series.id) if pattern else None
+        if reference is None or reference == series.id:
             return None
-        reference = re.sub(*pattern, series.id)
-        return None if reference == series.id else self.ratio(series.id, reference)
+        return self.ratio(series.id, reference)
+
+    def fastest_peer(self, load: str) -> str | None:
+        """The cell of a load that is not ours and has the highest median rate; None: no peer's."""
+        rates = {
+            cell: rate.median
+            for cell, series in self.cells.items()
+            for group, _, subject in [cell.rpartition("/")]
+            if group == load and not subject.startswith(OURS)
+            if (rate := series.spread(series.rate or ""))
+        }
+        return max(rates, key=lambda cell: rates[cell]) if rates else None
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from benchmarks.harness.figures import Spread, ratio, spread
-from benchmarks.report.series import REFERENCES, CellSeries, Measured
+from benchmarks.report.series import AMONG_PEERS, REFERENCES, CellSeries, Measured
 
 FULL_SHARE: Final = 0.85
 """From which share of the processors on they, and not waiting, are called the bottleneck. Not
@@ -77,6 +77,8 @@ def suite_tables(measured: Measured, name: str, *, cores: int) -> str:
     cells = measured.suite(name)
     if name == "held-snapshot":
         return "\n\n".join(_held(series) for series in cells)
+    if name == "handover":
+        return "\n\n".join(_handover(series) for series in cells)
     parts = []
     rated = [series for series in cells if series.rate and "p50_milliseconds" in series.figures]
     if rated:
@@ -108,6 +110,8 @@ _IN_RATES: Final = frozenset(
 
 def _rates(measured: Measured, name: str, cells: Sequence[CellSeries], *, cores: int) -> str:
     reference = REFERENCES.get(name, ("", ""))[1].strip("/").replace("/", " ")
+    if name in AMONG_PEERS:
+        reference = "the fastest peer"
     rows = [
         [
             f"`{_short(series)}`",
@@ -134,6 +138,39 @@ def doors_table(doors: Mapping[str, str]) -> str:
 
 def _held(series: CellSeries) -> str:
     """Appends before, while and after the snapshot was held, and in each interval of the run."""
+    held = series.spread("held_seconds")
+    return "\n\n".join(
+        [
+            f"The snapshot was held for {number(held.median) if held else '?'} s.",
+            _times(series),
+            _intervals(series, ["events_per_second"]),
+        ]
+    )
+
+
+def _handover(series: CellSeries) -> str:
+    """Deliveries handed over, and what the table of those that are unfinished came to meanwhile."""
+    parts = [f"`{_short(series)}`"]
+    held = series.spread("held_seconds")
+    if held:
+        parts[0] += f": the snapshot was held for {number(held.median)} s."
+        parts.append(_times(series))
+    else:
+        rate = shown(series.spread("events_per_second"))
+        done = shown(series.spread("events"))
+        parts[0] += f": {done} deliveries, {rate} a second."
+    parts.append(_intervals(series, ["events_per_second", "live_rows", "dead_rows", "bytes"]))
+    whole = [
+        [label, shown(series.spread(figure), unit)]
+        for figure in series.figures
+        if figure.endswith("_at_most") or figure in {"largest_bytes", "vacuums"}
+        for label, unit in [unit_of(figure)]
+    ]
+    return "\n\n".join([*parts, table(["of the whole run", "value"], whole)])
+
+
+def _times(series: CellSeries) -> str:
+    """Before, while and after a snapshot was held."""
     rows = []
     before = series.by_round("before_events_per_second")
     for time in ("before", "held", "after"):
@@ -147,19 +184,19 @@ def _held(series: CellSeries) -> str:
                 shown(series.spread(f"{time}_p99_milliseconds")),
             ]
         )
-    intervals = [
-        [f"{match[1]} s", shown(series.spread(figure))]
-        for figure in series.figures
-        if (match := _INTERVAL.fullmatch(figure))
-    ]
-    held = series.spread("held_seconds")
-    return "\n\n".join(
-        [
-            f"The snapshot was held for {number(held.median) if held else '?'} s.",
-            table(["", "per second", "÷ before", "p50 ms", "p99 ms"], rows),
-            table(["until", "events per second"], intervals),
-        ]
+    return table(["", "per second", "÷ before", "p50 ms", "p99 ms"], rows)
+
+
+def _intervals(series: CellSeries, figures: Sequence[str]) -> str:
+    """Figures of each interval of a run, by the second in which it ended."""
+    ends = dict.fromkeys(
+        match[1] for figure in series.figures if (match := _INTERVAL.fullmatch(figure))
     )
+    rows = [
+        [f"{end} s", *(shown(series.spread(f"at_{end}_s_{figure}")) for figure in figures)]
+        for end in ends
+    ]
+    return table(["until", *(figure.replace("_", " ") for figure in figures)], rows)
 
 
 _INTERVAL: Final = re.compile(r"at_(\d+)_s_events_per_second")

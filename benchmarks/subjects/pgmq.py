@@ -33,7 +33,7 @@ _SQL = sqlfile.load("benchmarks.subjects", "pgmq.sql")
 
 def missing() -> str | None:
     """Why it cannot be measured here; None: it can."""
-    return None if _sql_file() else "the package pgmq, which brings its SQL, is not installed"
+    return None if sql_file() else "the package pgmq, which brings its SQL, is not installed"
 
 
 class Pgmq(StoredFunctions):
@@ -67,7 +67,7 @@ def opened(stage: Stage, database: str) -> Iterator[Pgmq]:
     Raises:
         BenchmarkError: it cannot be installed, or the queue is not what was acknowledged.
     """
-    file = _sql_file()
+    file = sql_file()
     if file is None:
         raise BenchmarkError(f"pgmq cannot be measured: {missing()}.")
     url = stage.cluster.create_database(database, migrated=False)
@@ -80,7 +80,7 @@ def opened(stage: Stage, database: str) -> Iterator[Pgmq]:
     stage.cluster.drop_database(database)
 
 
-def _sql_file() -> Path | None:
+def sql_file() -> Path | None:
     """The script in the installed package, which is not imported."""
     spec = importlib.util.find_spec("pgmq")
     if spec is None or spec.origin is None:

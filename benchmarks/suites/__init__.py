@@ -15,7 +15,9 @@ def all_suites() -> tuple[Suite, ...]:
     from benchmarks.suites.batches import Batches
     from benchmarks.suites.bulk import Bulk
     from benchmarks.suites.conditions import Conditions
+    from benchmarks.suites.consumers import Consumers
     from benchmarks.suites.growth import Growth
+    from benchmarks.suites.handover import Handover
     from benchmarks.suites.limits import Limits
     from benchmarks.suites.live import LiveStreams
     from benchmarks.suites.peers import Peers
@@ -36,5 +38,7 @@ def all_suites() -> tuple[Suite, ...]:
         Reads(),
         LiveStreams(),
         Tenants(),
+        Consumers(),
+        Handover(),
         Start(),
     )

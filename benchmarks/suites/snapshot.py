@@ -46,7 +46,7 @@ class HeldSnapshot:
 
     def effort(self, cell_id: str, *, quick: bool) -> Effort:  # noqa: ARG002 - there is one
         """One round: it compares with itself, and takes long."""
-        return Effort(rounds=1, seconds=2 * AROUND_SECONDS + _held_seconds(), around_seconds=5.0)
+        return Effort(rounds=1, seconds=2 * AROUND_SECONDS + held_seconds(), around_seconds=5.0)
 
     def opening_seconds(self, *, quick: bool) -> float:  # noqa: ARG002 - the same
         """A service, and a book to check."""
@@ -61,12 +61,12 @@ class HeldSnapshot:
                 _run,
                 subject,
                 partial(subject.closed_loop, file, connections=64),
-                held=_held_seconds(),
+                held=held_seconds(),
             )
             yield [Cell(CELL, run, subject.roles)]
 
 
-def _held_seconds() -> float:
+def held_seconds() -> float:
     """How long the snapshot is held. Raises BenchmarkError for what is no number of seconds."""
     asked = os.environ.get(HELD_SECONDS_VARIABLE)
     if asked is None:
@@ -85,7 +85,7 @@ def _run(
 ) -> dict[str, float]:
     with watched(subject.database_url, every_seconds=INTERVAL_SECONDS) as watch:
         times = {"before": drive(AROUND_SECONDS)}
-        with _old_snapshot(subject.database_url):
+        with old_snapshot(subject.database_url):
             times["held"] = drive(held)
         times["after"] = drive(AROUND_SECONDS)
         rates = watch.rates()
@@ -103,7 +103,7 @@ def _run(
 
 
 @contextmanager
-def _old_snapshot(url: str) -> Iterator[None]:
+def old_snapshot(url: str) -> Iterator[None]:
     """Hold a snapshot of the book while the block runs.
 
     Raises:

@@ -1,8 +1,6 @@
 """Tenants beside each other: what one that floods costs its neighbour, and what keys cost."""
 
-import json
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -95,38 +93,19 @@ class _Tenant:
 
     def __init__(self, subject: CounterfoilSubject, name: str) -> None:
         self._subject = subject
-        headers = subject.service.headers
-        made = _call(subject, "POST", "/tenants", {"name": name}, headers)
+        made = subject.service.call("POST", "/tenants", {"name": name})
         # That it was made is an event of the operator's book.
         subject.book.add(acknowledged=1)
         self._headers = {"Authorization": f"Bearer {made['key']['key']}"}
 
     def call(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Make a call as the tenant's admin."""
-        return _call(self._subject, method, path, body, self._headers)
+        return self._subject.service.call(method, path, body, self._headers)
 
     def key(self, name: str, **rate: int) -> str:
         """Make a key of an agent; its text."""
         text: str = self.call("POST", "/keys", {"kind": "agent", "name": name, **rate})["key"]
         return text
-
-
-def _call(
-    subject: CounterfoilSubject,
-    method: str,
-    path: str,
-    body: Mapping[str, Any],
-    headers: Mapping[str, str],
-) -> dict[str, Any]:
-    request = urllib.request.Request(  # noqa: S310 - our own service
-        f"{subject.service.url}{path}",
-        data=json.dumps(body).encode(),
-        headers={**headers, "Content-Type": "application/json"},
-        method=method,
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - the same
-        made: dict[str, Any] = json.load(answer)
-    return made
 
 
 def _rendered(subject: CounterfoilSubject, key: str, agent: str, count: int) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import psycopg
 
@@ -167,3 +167,62 @@ def states(owner: psycopg.Connection) -> dict[int, str]:
     """The state of each delivery that there is, by its position."""
     rows = owner.execute("select position, state from counterfoil.deliveries order by position")
     return {int(str(position)): str(state) for position, state in rows.fetchall()}
+
+
+def end(owner: psycopg.Connection, *positions: int) -> None:
+    """Let what is held or delayed be due now: by the database's clock, a second ago."""
+    ended = owner.execute(
+        "update counterfoil.deliveries set due_at = clock_timestamp() - interval '1 second'"
+        " where due_at is not null and position = any (%s)",
+        [list(positions)],
+    )
+    assert ended.rowcount == len(positions), states(owner)
+
+
+def fail(connection: psycopg.Connection, owner: psycopg.Connection, position: int) -> Token:
+    """Claim an event until it is exhausted; the token of its last attempt."""
+    while True:
+        answered = consume(connection, claim())
+        assert answered.positions == [position]
+        (token,) = answered.tokens
+        assert consume(connection, release(token, reason="No.", seconds=0)).status() == "done"
+        if states(owner)[position] == "exhausted":
+            return token
+
+
+def replay(connection: psycopg.Connection, *positions: int, name: str = "scorer") -> Answer:
+    """Hand dead letters out again."""
+    effect = {"effect": "replay_dead_letters", "name": name, "event_ids": list(positions)}
+    return own(connection, "dead_letters_replayed", effect)
+
+
+def drop(connection: psycopg.Connection, *positions: int, name: str = "scorer") -> Answer:
+    """Drop dead letters."""
+    effect = {"effect": "drop_dead_letters", "name": name, "event_ids": list(positions)}
+    return own(connection, "dead_letters_dropped", effect)
+
+
+def letters(owner: psycopg.Connection) -> dict[int, dict[str, Any]]:
+    """The dead letters that there are, by their events."""
+    rows = owner.execute("select l.position, to_jsonb(l) from counterfoil.dead_letters l")
+    return {int(str(position)): cast("dict[str, Any]", letter) for position, letter in rows}
+
+
+def delivery(owner: psycopg.Connection, position: int) -> dict[str, Any]:
+    """The row of a delivery."""
+    row = owner.execute(
+        "select to_jsonb(d) from counterfoil.deliveries d where d.position = %s", [position]
+    ).fetchone()
+    assert row is not None
+    return cast("dict[str, Any]", row[0])
+
+
+def stands(connection: psycopg.Connection, name: str = "scorer") -> dict[str, Any]:
+    """How a consumer stands, as it is told."""
+    row = connection.execute(
+        "select counterfoil.consumer_text(c)::json from counterfoil.consumers c"
+        " where c.tenant_id = counterfoil.current_tenant() and c.name = %s",
+        [name],
+    ).fetchone()
+    assert row is not None
+    return cast("dict[str, Any]", row[0])

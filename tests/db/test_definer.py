@@ -31,6 +31,7 @@ def test_few_functions_run_with_their_owners_rights(owner: psycopg.Connection) -
         "append_v4",
         "clear_consumers_v1",
         "consume_v1",
+        "consumer_states_v1",
         "consumers_in_need_v1",
         "note_key_uses_v1",
         "presented_keys_v1",

@@ -27,14 +27,14 @@ OWNED: Final = (
 )
 PACKAGES: Final = (
     *("counterfoil.server.log", "counterfoil.server.access", "counterfoil.server.brake"),
-    *("counterfoil.server.event_types", "counterfoil.server.consumers"),
+    "counterfoil.server.event_types",
 )
 NOT_ONE_TENANTS: Final = frozenset(
     # What tells of the database or of all tenants, by its purpose; and what only writes.
     {
         *("append", "ring", "listen", "tell_of_listening", "readiness"),
         *("see_all_books", "recover", "presented", "tenants", "note_uses"),
-        *("consume", "in_need", "clear"),
+        *("consume", "in_need", "states", "clear"),
     }
 )
 CONSUMERS_ROWS: Final[tuple[LiteralString, ...]] = (
@@ -43,8 +43,9 @@ CONSUMERS_ROWS: Final[tuple[LiteralString, ...]] = (
     now(), 'p')""",
     """insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low)
     values (%(tenant)s, 1, 'c' || %(tenant)s::text, 1, 1)""",
-    """insert into counterfoil.deliveries (tenant_id, generation, position, state, keys, place)
-    values (%(tenant)s, 1, 1, 'ready', array['customer:c'], 1)""",
+    """insert into counterfoil.deliveries (tenant_id, generation, position, state, due_at, keys,
+    place, holder, principal, claimed_at) values (%(tenant)s, 1, 1, 'held',
+    now() + interval '1 day', array['customer:c'], 1, 'h', 'p', now())""",
     "insert into counterfoil.delivery_keys values (%(tenant)s, 1, 'customer:c', 1, 1)",
     """insert into counterfoil.dead_letters values (%(tenant)s, 'c' || %(tenant)s::text, 1, 1, 1,
     '[]', 'why', 1, now(), 'p', false)""",
@@ -166,6 +167,10 @@ def test_a_statement_without_its_conditions_shows_no_other_tenant(
         "key_id": "key_2",
         "event_type": "type_2",
         "version": 1,
+        "with_text": True,
+        "name": "c2",
+        "names": "c1,c2",
+        "principal": "p",
     }
     if "%(after)s::text" in sql:
         parameters["after"] = ""

@@ -28,6 +28,7 @@ from counterfoil.client import (
 )
 from counterfoil.client.answers import Answer, error_of
 from counterfoil.server.api.problems import CATALOGUE, ProblemType
+from counterfoil.server.consumers import figures, states
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.settings import Settings
 from tests.docs.pages import ROOT, page
@@ -50,6 +51,12 @@ def _numbers_of(module: ModuleType) -> dict[str, Decimal]:
         for name, value in vars(module).items()
         if name.isupper() and not name.startswith("_") and isinstance(value, int | float)
     }
+
+
+def test_the_states_of_a_delivery_are_those_of_the_code() -> None:
+    """The page ends with what the table in the code writes."""
+    path = ROOT / "docs" / "internals" / "the-states-of-a-delivery.md"
+    assert path.read_text(encoding="utf-8").endswith(f"\n\n{states.document()}\n")
 
 
 def test_every_limit_is_documented_with_its_value() -> None:
@@ -287,5 +294,5 @@ def test_every_metric_is_documented_with_its_type() -> None:
         ]
         for metric in vars(metrics).values()
         if isinstance(metric, Counter | Gauge | Histogram)
-    }
+    } | dict.fromkeys(figures.GAUGES, "gauge")
     assert {name: kind for name, kind, _ in rows} == expected

@@ -14,11 +14,12 @@ from counterfoil.server.log.operations import Log
 from tests.support.appends import Caller, calling
 from tests.support.cluster import Cluster, Database
 from tests.support.gates import Book, opened_book
+from tests.support.racing import race
 from tests.support.service import Service, running_service
 from tests.support.starting import start, tx
 from tests.support.waiting import ARRIVAL_SECONDS_MAX, eventually
 
-__all__ = ["start", "tx"]
+__all__ = ["race", "start", "tx"]
 
 
 class TwoServices(NamedTuple):

@@ -35,8 +35,11 @@ class Clock:
         """Let the others do what they do in so much time."""
         loop = asyncio.get_running_loop()
         passed = loop.create_future()
-        loop.call_later(seconds, passed.set_result, None)
-        await passed
+        timer = loop.call_later(seconds, passed.set_result, None)
+        try:
+            await passed
+        finally:
+            timer.cancel()
 
 
 class _VirtualLoop(asyncio.SelectorEventLoop):

@@ -18,7 +18,7 @@ from counterfoil import (
     UsageError,
 )
 from tests.unit.client.doors import Clock, Connect
-from tests.unit.client.simulated_book import Fault
+from tests.unit.client.simulated_book import Fault, problem
 from tests.unit.client.simulated_consumers import SimulatedConsumers
 
 SCORED = NewEvent(agent_name="scorer", event_type="score", payload={"score": 7})
@@ -83,6 +83,22 @@ def test_the_outcome_is_stored_in_the_same_step(
         assert stored is not None
         assert (stored.ids, stored.replayed) == ((5,), True)
     assert [event["event_type"] for event in service.events].count("score") == 1
+
+
+def test_what_one_attempt_leaves_open_stays_open(
+    connect: Connect, service: SimulatedConsumers
+) -> None:
+    with connect(max_retries=0).consume("scorer") as deliveries:
+        delivery = deliveries.next()
+        assert delivery is not None
+        refused = Fault(problem(403, "scope-missing", "No."))
+        service.faults.extend([lost_answer(), unreachable(), refused])
+        with pytest.raises(OutcomeUnknown) as unknown:
+            delivery.done(SCORED)
+        assert unknown.value.attempts == 3
+        stored = delivery.done(SCORED)
+        assert stored is not None
+        assert stored.replayed
 
 
 def test_a_claim_is_made_until_it_is_answered(
@@ -229,6 +245,18 @@ def test_a_stopped_loop_ends(cf: Counterfoil, service: SimulatedConsumers) -> No
             deliveries.stop()
             delivery.done()
     assert service.states() == ["done", "ready", "ready"]
+
+
+def test_a_stop_gives_back_what_nobody_has_begun_with(
+    cf: Counterfoil, service: SimulatedConsumers
+) -> None:
+    with cf.consume("scorer", max_at_once=3) as deliveries:
+        delivery = deliveries.next()
+        deliveries.stop()
+        assert deliveries.next() is None
+        assert service.states() == ["held", "ready", "ready"]
+        assert delivery is not None
+        delivery.done()
 
 
 def test_one_at_least_is_in_hand(cf: Counterfoil) -> None:

@@ -6,21 +6,18 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx2
 import pytest
 
 from counterfoil import (
     AsyncCounterfoil,
     AsyncHeldDelivery,
     CounterfoilError,
-    NewEvent,
     PermissionDenied,
     UsageError,
 )
 from tests.unit.client.simulated_book import Fault, problem
-from tests.unit.client.virtual_consumers import VirtualService
+from tests.unit.client.virtual_consumers import SCORED, VirtualService, lost_answer, unreachable
 
-SCORED = NewEvent(agent_name="scorer", event_type="score", payload={"score": 7})
 NOTED = {"agent_name": "scorer", "event_type": "note", "payload": {}}
 
 Handler = Callable[[AsyncHeldDelivery], Awaitable[Any]]
@@ -178,8 +175,7 @@ def test_an_outcome_whose_answer_is_lost_is_written_once() -> None:
     service = VirtualService(payments=1)
 
     async def handle(_: AsyncHeldDelivery) -> Any:
-        lost = Fault(httpx2.ReadError("connection reset"), served=True)
-        service.consumers.faults.extend([lost, *[Fault(httpx2.ConnectError("refused"))] * 10])
+        service.consumers.faults.extend([lost_answer(), *[unreachable()] * 10])
         return SCORED
 
     ran(service, handle, seconds=100)
@@ -195,7 +191,7 @@ def test_something_cancelled_that_a_handler_waits_for_is_a_failed_attempt() -> N
             waited_for = asyncio.get_running_loop().create_future()
             waited_for.cancel()
             await waited_for
-        await asyncio.sleep(5)
+        await service.clock.let_pass(5)
 
     ran(service, handle)
     assert service.states() == ["dead", "done"]
@@ -214,7 +210,7 @@ def test_ten_are_handled_at_once_and_no_more() -> None:
         nonlocal now, most
         now += 1
         most = max(most, now)
-        await asyncio.sleep(5)
+        await service.clock.let_pass(5)
         now -= 1
         return SCORED
 
@@ -268,10 +264,10 @@ def test_a_signal_lets_the_handlers_finish_and_claims_nothing_more(
     before = signal.getsignal(number)
 
     async def handle(delivery: AsyncHeldDelivery) -> Any:
-        await asyncio.sleep(1)
+        await service.clock.let_pass(1)
         if delivery.event.id == 1:
             signal.raise_signal(number)
-        await asyncio.sleep(10)
+        await service.clock.let_pass(10)
         return SCORED
 
     async def test(cf: AsyncCounterfoil) -> None:
@@ -293,7 +289,7 @@ def test_the_second_signal_is_for_whoever_had_it_before() -> None:
     async def handle(_: AsyncHeldDelivery) -> Any:
         for _attempt in range(2):
             signal.raise_signal(signal.SIGTERM)
-            await asyncio.sleep(1)
+            await service.clock.let_pass(1)
         return None
 
     async def test(cf: AsyncCounterfoil) -> None:
@@ -311,7 +307,7 @@ def test_what_does_not_finish_in_time_is_given_back_and_does_not_count() -> None
     service = VirtualService(payments=3)
 
     async def handle(delivery: AsyncHeldDelivery) -> Any:
-        await asyncio.sleep(1000 if delivery.event.id == 1 else 25)
+        await service.clock.let_pass(1000 if delivery.event.id == 1 else 25)
         return SCORED
 
     ran(service, handle, seconds=10, stop_seconds=20)
@@ -327,9 +323,9 @@ def test_a_handler_that_will_not_stop_is_left_behind() -> None:
 
     async def handle(delivery: AsyncHeldDelivery) -> Any:
         try:
-            await asyncio.sleep(1000)
+            await service.clock.let_pass(1000)
         except asyncio.CancelledError:
-            await asyncio.sleep(6)
+            await service.clock.let_pass(6)
         with pytest.raises(UsageError, match="was given back already"):
             await delivery.done(SCORED)
         tried.append("too late")
@@ -361,12 +357,12 @@ def test_to_cancel_a_run_gives_everything_back() -> None:
     service = VirtualService(payments=3)
 
     async def handle(_: AsyncHeldDelivery) -> Any:
-        await asyncio.sleep(1000)
+        await service.clock.let_pass(1000)
         return SCORED
 
     async def test(cf: AsyncCounterfoil) -> None:
         running = asyncio.create_task(cf.run({"scorer": handle}, max_at_once=2))
-        await asyncio.sleep(100)
+        await service.clock.let_pass(100)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
@@ -381,7 +377,7 @@ def test_a_stop_in_an_outage_does_not_take_for_ever(caplog: pytest.LogCaptureFix
     service = VirtualService(payments=1)
 
     async def handle(_: AsyncHeldDelivery) -> Any:
-        service.consumers.faults.extend([Fault(httpx2.ConnectError("refused"))] * 500)
+        service.consumers.faults.extend([unreachable()] * 500)
         return SCORED
 
     ran(service, handle, seconds=10)
@@ -395,7 +391,7 @@ def test_what_the_service_refuses_ends_the_whole_run() -> None:
     service.put("auditor")
 
     async def handle(_: AsyncHeldDelivery) -> Any:
-        await asyncio.sleep(5)
+        await service.clock.let_pass(5)
         return SCORED
 
     async def test(cf: AsyncCounterfoil) -> None:

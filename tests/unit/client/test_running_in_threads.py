@@ -30,6 +30,7 @@ class Threaded:
     def __init__(self, payments: int, **made: Any) -> None:
         self.consumers = SimulatedConsumers()
         self.news = threading.Condition()
+        self.claims_waiting = 0
         self.consumers.add(payments, event_type="payment")
         with self.client() as cf:
             cf.consumers.put("scorer", types="payment", **made)
@@ -46,7 +47,10 @@ class Threaded:
         with self.news:
             if request.url.path.endswith("/claim") and not self.consumers.faults:
                 wait = float(parsed(request.content).get("wait_seconds", 0))
+                self.claims_waiting += 1
+                self.news.notify_all()
                 self.news.wait_for(lambda: self.consumers.ready("scorer"), wait)
+                self.claims_waiting -= 1
             answer = self.consumers.handle(request)
             self.news.notify_all()
             return answer
@@ -144,6 +148,22 @@ def test_where_nothing_can_be_extended_the_next_asked_for_says_why() -> None:
             assert deliveries._state.wait_for(lambda: delivery.lost, BOUND_SECONDS)
         with pytest.raises(PermissionDenied):
             deliveries.next()
+
+
+def test_what_is_given_back_is_not_claimed_by_the_same_loop() -> None:
+    service = Threaded(payments=1)
+    with (
+        service.client() as cf,
+        cf.consume("scorer", max_at_once=2, wait_seconds=0.3) as deliveries,
+    ):
+        assert deliveries.next() is not None
+        other = threading.Thread(target=deliveries.next)
+        other.start()
+        with service.news:
+            assert service.news.wait_for(lambda: service.claims_waiting, BOUND_SECONDS)
+    other.join(BOUND_SECONDS)
+    assert service.consumers.states() == ["ready"]
+    assert service.consumers.tokens == 1
 
 
 # --- Handlers ---------------------------------------------------------------------------

@@ -5,16 +5,17 @@ Calls take their time, claims wait for work, and leases run out: all in virtual 
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+import pytest
 
-from counterfoil import AsyncCounterfoil
+from counterfoil import AsyncCounterfoil, AsyncHeldDelivery, NewEvent
 from tests.support.virtual_time import Clock
-from tests.unit.client.simulated_book import parsed
+from tests.unit.client.simulated_book import Fault, parsed
 from tests.unit.client.simulated_consumers import SimulatedConsumers
 
 CALL_SECONDS = 0.01
@@ -67,7 +68,7 @@ class VirtualService:
             yield cf
 
     async def _handle(self, request: httpx2.Request) -> httpx2.Response:
-        await asyncio.sleep(CALL_SECONDS)
+        await self.clock.let_pass(CALL_SECONDS)
         if request.url.path.endswith("/claim") and not self.consumers.faults:
             await self._work_or_time(request)
         return self.consumers.handle(request)
@@ -77,12 +78,12 @@ class VirtualService:
         ends = self.clock.seconds + float(parsed(request.content).get("wait_seconds", 0))
         self.claims_waiting += 1
         try:
-            while (  # noqa: ASYNC110 - leases that run out and delays set no event
+            while (
                 self.clock.seconds < ends
                 and name in self.consumers.consumers
                 and not self.consumers.ready(name)
             ):
-                await asyncio.sleep(LOOK_SECONDS)
+                await self.clock.let_pass(LOOK_SECONDS)
         finally:
             self.claims_waiting -= 1
 
@@ -121,3 +122,34 @@ class VirtualService:
             for event in self.consumers.events
             if event["agent_name"] != "counterfoil"
         ]
+
+
+# --- What tests say often ---------------------------------------------------------------
+
+SCORED = NewEvent(agent_name="scorer", event_type="score", payload={"score": 7})
+
+
+def unreachable() -> Fault:
+    """Nobody is there."""
+    return Fault(httpx2.ConnectError("refused"))
+
+
+def lost_answer() -> Fault:
+    """The call is carried out, and its answer gets lost."""
+    return Fault(httpx2.ReadError("connection reset"), served=True)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the client has warned of."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "counterfoil" and record.levelno >= logging.WARNING
+    ]
+
+
+async def only(cf: AsyncCounterfoil, count: int) -> list[AsyncHeldDelivery]:
+    """So many deliveries of one loop that stays open."""
+    deliveries = cf.consume("scorer", max_at_once=max(count, 1))
+    held = [await deliveries.next() for _ in range(count)]
+    return [delivery for delivery in held if delivery is not None]

@@ -179,8 +179,7 @@ def _claimed(outcome: Outcome) -> str:
             for delivery in outcome.deliveries
         ]
     )
-    status = "paused" if outcome.paused else "running"
-    return f'{{"deliveries":[{deliveries}],"status":"{status}"}}'
+    return f'{{"deliveries":[{deliveries}],"status":"{outcome.consumer}"}}'
 
 
 _Result = TypeVar("_Result")
@@ -235,6 +234,8 @@ async def ack(request: Request) -> Answer:
         raise await reached.handing_out.work.lost(
             caller.tenant_id, name, asked.tokens, caller.id
         ) from None
+    if not stored.replayed:
+        reached.handing_out.work.handed_in(caller.tenant_id, name, len(asked.tokens))
     first, last = stored.first_position, stored.first_position + stored.event_count - 1
     ids = ",".join(map(str, range(first, last + 1)))
     location = f"/events?after={first - 1}&up_to={last}&limit={stored.event_count}"
@@ -303,7 +304,7 @@ async def list_dead_letters(request: Request) -> Answer:
     return list_answer("dead_letters", listed.texts, listed.next)
 
 
-@router.get("/consumers/{name}/dead-letters/{id}", **described.GET_LETTER)  # noqa: FAST003 - the same
+@router.get("/consumers/{name}/dead-letters/{id}", **described.GET_LETTER)  # noqa: FAST003 - so
 async def get_dead_letter(request: Request) -> Answer:
     """Show one dead letter: its attempts, and why it was set aside."""
     no_parameters(request)
@@ -315,13 +316,13 @@ async def get_dead_letter(request: Request) -> Answer:
     )
 
 
-@router.post("/consumers/{name}/dead-letters/replay", **described.REPLAY)  # noqa: FAST003 - the same
+@router.post("/consumers/{name}/dead-letters/replay", **described.REPLAY)  # noqa: FAST003 - so
 async def replay_dead_letters(request: Request) -> Answer:
     """Hand dead letters out again."""
     return await _settled(request, Replay, "replayed")
 
 
-@router.post("/consumers/{name}/dead-letters/drop", **described.DROP)  # noqa: FAST003 - the same
+@router.post("/consumers/{name}/dead-letters/drop", **described.DROP)  # noqa: FAST003 - so
 async def drop_dead_letters(request: Request) -> Answer:
     """Drop dead letters: nobody is to work on them any more."""
     return await _settled(request, Drop, "dropped")

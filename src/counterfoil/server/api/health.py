@@ -39,6 +39,7 @@ async def ready(request: Request) -> Response:
 
 
 @router.get("/metrics", **openapi.METRICS)
-async def show_metrics(_request: Request) -> Response:
+async def show_metrics(request: Request) -> Response:
     """Show what this service counts, in Prometheus' text form."""
-    return Response(metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    consumers = await parts(request).handing_out.figures.text()
+    return Response(metrics.render() + consumers, headers={"Content-Type": metrics.CONTENT_TYPE})

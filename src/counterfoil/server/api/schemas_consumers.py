@@ -79,7 +79,7 @@ class Claimed(Answered):
     """What was handed out; nothing, where the wait was over."""
 
     deliveries: list[Delivery]
-    status: Literal["running", "paused"]
+    status: Literal["running", "paused", "stalled"]
 
 
 class Done(Answered):

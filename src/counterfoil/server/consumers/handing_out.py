@@ -3,6 +3,7 @@
 from typing import Final
 
 from counterfoil.server.consumers.dead_letters import DeadLetters
+from counterfoil.server.consumers.figures import Figures
 from counterfoil.server.consumers.lanes import Lanes
 from counterfoil.server.consumers.operations import Consumers
 from counterfoil.server.consumers.store import ConsumerStore
@@ -35,6 +36,7 @@ class HandingOut:
         self.consumers = Consumers(log, store, self._lanes)
         self.work = Work(log, store, self._lanes)
         self.dead_letters = DeadLetters(log, store, self._lanes)
+        self.figures = Figures(store)
 
     async def open(self) -> None:
         """Begin to connect, and to look after what nobody claims."""

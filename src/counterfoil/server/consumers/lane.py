@@ -1,7 +1,7 @@
 """A lane: the requests about one consumer that one process has waiting, or parked."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ class Outcome(NamedTuple):
         status: claimed, done, replayed, key_reused or lost.
         lost: lost: the tokens of what is not held any more.
         lease_ends: of an extension.
-        changed_by: the event that made or changed the consumer last.
+        consumer: how the consumer stands: running, paused or stalled.
+        changed_by: the event that made or changed the consumer last; 0 where nobody was asked.
     """
 
     status: str
@@ -27,21 +28,37 @@ class Outcome(NamedTuple):
     generation: int = 0
     lost: Sequence[Token] = ()
     lease_ends: str | None = None
-    paused: bool = False
+    consumer: str = "running"
     changed_by: int = 0
 
 
 class Waiting:
-    """One request between its caller and its answer."""
+    """One request between its caller and its answer.
 
-    __slots__ = ("document", "future", "timer", "wait_until")
+    Attributes:
+        document: as ``consume_v1`` takes it.
+        wait_until: of a claim: until when it may be parked.
+        since: since when it waits for its turn.
+        was_parked: whether it was; then it stands before those that came later.
+    """
 
-    def __init__(self, document: dict[str, Any], wait_until: float | None) -> None:
+    __slots__ = ("document", "future", "since", "timer", "wait_until", "was_parked")
+
+    def __init__(self, document: dict[str, Any], wait_until: float | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.document = document
         self.wait_until = wait_until
         self.future: asyncio.Future[Outcome] = loop.create_future()
         self.timer: asyncio.TimerHandle | None = None
+        self.since = loop.time()
+        self.was_parked = False
+
+    @classmethod
+    def of_nobody(cls, document: dict[str, Any]) -> "Waiting":
+        """A request whose answer nobody waits for, whatever it is."""
+        waiting = cls(document)
+        waiting.future.add_done_callback(lambda future: future.cancelled() or future.exception())
+        return waiting
 
     @property
     def claims(self) -> bool:
@@ -62,32 +79,67 @@ class Waiting:
 
 
 class Lane:
-    """The requests about one consumer, and the task that takes them to the database."""
+    """The requests about one consumer, and the task that takes them to the database.
+
+    Attributes:
+        waiting: what goes to the database next.
+        parked: claims that found nothing; those that have waited the longest stand first.
+        news: whether those are to be tried again.
+        due: whether something is, and is to be taken back by the next call.
+        watch: who is told of what matches the consumer's query, as it stood after the event
+            ``watched_as``.
+        stands, changed_by, frees: how the consumer stood at the last call; the event that had
+            made or changed it last; whether what is done with may let others go. Before the
+            first call nobody knows: it might.
+        found: whether there was such a consumer.
+    """
 
     def __init__(self, tenant_id: int, name: str) -> None:
         self.tenant_id = tenant_id
         self.name = name
         self.waiting: deque[Waiting] = deque()
-        self.parked: dict[Waiting, None] = {}
+        self.parked: OrderedDict[Waiting, None] = OrderedDict()
         self.news = False
         self.driver: asyncio.Task[None] | None = None
         self.watch: Watch | None = None
+        self.watched_as = 0
         self.watching: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.due_looked_at = float("-inf")
         self.due = False
+        self.stands = "running"
         self.changed_by = 0
-        self.used_at = 0.0
+        self.frees = True
+        self.found = True
+        self.used_at = asyncio.get_running_loop().time()
+
+    def put(self, waiting: Waiting) -> None:
+        """Let it wait for its turn."""
+        waiting.since = self.used_at = asyncio.get_running_loop().time()
+        self.waiting.append(waiting)
+
+    def park(self, claims: Sequence[Waiting]) -> None:
+        """Let claims wait for news: those that did before in front, in their order."""
+        for waiting in reversed([claim for claim in claims if claim.was_parked]):
+            self.parked[waiting] = None
+            self.parked.move_to_end(waiting, last=False)
+        for waiting in claims:
+            if not waiting.was_parked:
+                waiting.was_parked = True
+                self.parked[waiting] = None
 
     def next_group(self) -> list[Waiting]:
-        """What goes into one call: where there is news, those that are parked first."""
+        """What goes into one call: where there is news, those that are parked first.
+
+        They leave half of it to what else is waiting: who wants something must not keep others
+        from giving back what that might be.
+        """
         group: list[Waiting] = []
         if self.news:
-            while self.parked and len(group) < limits.CLAIM_GROUP_REQUESTS_MAX:
-                parked = next(iter(self.parked))
-                del self.parked[parked]
-                group.append(parked)
-            self.news = bool(self.parked)
+            self.news = False
+            places = limits.CLAIM_GROUP_REQUESTS_MAX // (2 if self.waiting else 1)
+            while self.parked and len(group) < places:
+                group.append(self.parked.popitem(last=False)[0])
         while self.waiting and len(group) < limits.CLAIM_GROUP_REQUESTS_MAX:
             waiting = self.waiting.popleft()
             if not waiting.future.done():
@@ -105,3 +157,8 @@ class Lane:
     def has_work(self) -> bool:
         """Whether something is to be taken to the database now."""
         return bool(self.waiting) or (self.news and bool(self.parked))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits in it for anything, and nothing is under way."""
+        return not (self.waiting or self.parked or self.driver or self.watching)

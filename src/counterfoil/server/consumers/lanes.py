@@ -13,29 +13,34 @@ brings it back is *news*:
 
 * an event that matches the consumer's query, or one about the consumer itself (resumed, sought,
   changed, replayed): the feed of live readers tells, from whichever process it was written;
-* something given back, or let go by an earlier event of its key: the call that did so tells, or
-  the doorbell of the process in which it was made;
+* something given back, let go by an earlier event of its key, or room in flight: the call that
+  made it so tells, or the doorbell of the process in which that was made;
 * a lease or a delay that is over: a timer, set by what the last call said;
 * and in case a ring was lost: every ``PARKED_LOOK_SECONDS`` one statement for all the lanes of a
-  tenant in which claims are parked and deliveries are out. A consumer with nothing out and nothing
-  new is not asked about at all.
+  tenant in which claims are parked and deliveries are out (``watching.py``). A consumer with
+  nothing out and nothing new is not asked about at all.
+
+With news come as many of the parked claims as fit into one call, those first that have waited the
+longest. If one of them goes short there is nothing left for those behind it, and they wait on;
+only if none does are the next ones tried.
 
 A claim whose caller has gone is dropped. What was handed out to it in that moment is given back.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
-import msgspec
 import psycopg
 import structlog
 
 from counterfoil.server.consumers.effects import NO_CONSUMER
 from counterfoil.server.consumers.lane import Lane, Outcome, Waiting
 from counterfoil.server.consumers.model import Token
+from counterfoil.server.consumers.places import Places
 from counterfoil.server.consumers.store import Answer, Consumed, ConsumerStore, HandedOut
+from counterfoil.server.consumers.watching import Watching
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import (
     Busy,
@@ -45,13 +50,10 @@ from counterfoil.server.core.errors import (
     InvariantBroken,
     NotWritten,
     OutcomeUnknown,
-    Unavailable,
 )
 from counterfoil.server.core.shares import Shares
 from counterfoil.server.db.pool import Connection, Pool
-from counterfoil.server.log.fields import OWN_TYPE_PREFIX
 from counterfoil.server.log.operations import Log
-from counterfoil.server.log.query import Item
 from counterfoil.server.log.writer import is_quiet
 
 _log = structlog.get_logger(__name__)
@@ -65,9 +67,8 @@ _UNKNOWN: Final = (
 )
 _OWN_PARKED: Final = "This tenant has as many waiting claims as it may have here."
 _ALL_PARKED: Final = "This process holds no more waiting claims now."
-
-IDLE_SECONDS: Final = 30.0
-"""How long a lane without any call is kept, and with it its watch."""
+_WAITED_TOO_LONG: Final = "This waited too long for its turn and was taken back; nothing was done."
+_NO_PLACE: Final = "More consumers of this tenant are busy than can be served in time."
 
 
 class Lanes:
@@ -84,15 +85,15 @@ class Lanes:
         self._store = store
         self._pool = pool
         self._lanes: dict[tuple[int, str], Lane] = {}
-        self._unfinished: dict[int, set[Lane]] = {}
-        self._places = Shares(
+        self._watching = Watching(log, store, self._lanes, self._ring)
+        self._parked = Shares(
             limits.PARKED_CLAIMS_MAX, own_taken=_OWN_PARKED, all_taken=_ALL_PARKED
         )
+        self._places = Places(pool.size_max, tenant_max=max(1, pool.size_max - 1))
         self._tasks: set[asyncio.Task[None]] = set()
-        self._looking: asyncio.Task[None] | None = None
         self._closing = False
         self._stopped = False
-        log.heard_of_consumers = self._heard
+        log.heard_of_consumers = self._rang
 
     async def call(
         self, tenant_id: int, name: str, document: dict[str, Any], *, wait_seconds: float = 0
@@ -117,39 +118,38 @@ class Lanes:
             raise Busy(_NO_ROOM)
         wait_until = loop.time() + wait_seconds if wait_seconds else None
         waiting = Waiting(document, wait_until)
-        held = 0
         if wait_until is not None:
-            self._places.take(tenant_id, 1)
-            held = 1
+            self._parked.take(tenant_id, 1)
+            waiting.timer = loop.call_at(wait_until, self._give_up, lane, waiting)
         try:
-            lane.used_at = loop.time()
-            if wait_until is not None:
-                waiting.timer = loop.call_at(wait_until, self._give_up, lane, waiting)
-            lane.waiting.append(waiting)
+            lane.put(waiting)
             self._drive(lane)
             return await waiting.future
         finally:
-            if waiting.timer is not None:
-                waiting.timer.cancel()
             lane.parked.pop(waiting, None)
             lane.used_at = loop.time()
-            if held:
-                self._places.give_back(tenant_id, 1)
+            if waiting.timer is not None:
+                waiting.timer.cancel()
+                self._parked.give_back(tenant_id, 1)
 
     def news(self, tenant_id: int, name: str) -> None:
         """A consumer has something ready, or has changed; tell the other processes too."""
         self._rang(tenant_id, name)
         self._log.ring_consumer(tenant_id, name)
 
+    def handed_in(self, tenant_id: int, name: str) -> None:
+        """An append has taken something out of its holder's hands."""
+        lane = self._lanes.get((tenant_id, name))
+        if lane is None or lane.frees:
+            self.news(tenant_id, name)
+
     def look_for_due(self, tenant_id: int, name: str) -> None:
         """Take back what is due, though nobody may be claiming."""
         lane = self._lane(tenant_id, name)
         if not self._stopped and not lane.has_work:
-            lane.due = True
-            # A claim for nothing: whoever is parked is served in the same call.
-            document = {"call": "extend", "principal": "", "tokens": []}
-            lane.waiting.append(Waiting(document, None))
-            self._ring(lane)
+            # A call for nothing: whoever is parked is served with it.
+            lane.put(Waiting.of_nobody({"call": "extend", "principal": "", "tokens": []}))
+            self._ring(lane, True)
             self._drive(lane)
 
     def closing(self) -> None:
@@ -163,35 +163,21 @@ class Lanes:
         """Take nothing more, and finish what was accepted."""
         self.closing()
         self._stopped = True
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._watching.close()
         for lane in self._lanes.values():
             if lane.timer is not None:
                 lane.timer.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        for lane in self._lanes.values():
-            if lane.watch is not None:
-                lane.watch.leave()
 
     # --- News -------------------------------------------------------------------------
-
-    def _heard(self, tenant_id: int, name: str | None) -> None:
-        """The doorbell rang; a book that has grown may have freed keys, by what was handed in."""
-        if name is not None:
-            self._rang(tenant_id, name)
-            return
-        for lane in self._unfinished.get(tenant_id, ()):
-            if lane.parked:
-                self._ring(lane)
 
     def _rang(self, tenant_id: int, name: str) -> None:
         lane = self._lanes.get((tenant_id, name))
         if lane is not None:
-            self._ring(lane)
+            self._ring(lane, False)
 
-    def _ring(self, lane: Lane, *, due: bool = False) -> None:
+    def _ring(self, lane: Lane, due: bool) -> None:
         lane.news = True
         lane.due = lane.due or due
         if lane.parked:
@@ -201,7 +187,7 @@ class Lanes:
         """A claim's wait is over. One that is on its way to the database waits for that."""
         if waiting in lane.parked:
             del lane.parked[waiting]
-            waiting.answer(Outcome("claimed"))
+            waiting.answer(Outcome("claimed", consumer=lane.stands, changed_by=lane.changed_by))
 
     # --- Driving ----------------------------------------------------------------------
 
@@ -209,6 +195,7 @@ class Lanes:
         lane = self._lanes.get((tenant_id, name))
         if lane is None:
             lane = self._lanes[tenant_id, name] = Lane(tenant_id, name)
+            self._watching.start()
         return lane
 
     def _start(self, work: Any, name: str) -> asyncio.Task[None]:
@@ -226,7 +213,7 @@ class Lanes:
         try:
             while lane.has_work:
                 group = lane.next_group()
-                if group:
+                if group := self._in_time(group):
                     await self._serve(lane, group)
         except Exception:  # noqa: BLE001 - the lane lives on, and is logged
             _log.exception("consumer lane failed", tenant_id=lane.tenant_id)
@@ -234,8 +221,19 @@ class Lanes:
         finally:
             lane.driver = None
             if lane.parked:
-                self._keep_watch(lane)
+                self._watching.keep(lane)
+            elif lane.is_empty and not lane.found:
+                # Whoever asks for names that nobody has must not fill the memory with them.
+                self._watching.remove(lane)
             self._drive(lane)
+
+    def _in_time(self, group: Sequence[Waiting]) -> list[Waiting]:
+        """Those of a group that have not waited too long; the others are told so."""
+        since = asyncio.get_running_loop().time() - limits.QUEUE_WAIT_SECONDS_MAX
+        late = [waiting for waiting in group if waiting.since < since and not waiting.was_parked]
+        for waiting in late:
+            waiting.refuse(Busy(_WAITED_TOO_LONG))
+        return [waiting for waiting in group if waiting not in late] if late else list(group)
 
     async def _serve(self, lane: Lane, group: Sequence[Waiting]) -> None:
         """Run one group, and answer or park everyone in it."""
@@ -256,11 +254,18 @@ class Lanes:
             _log.error("consumer group failed", sqlstate=error.sqlstate, name=lane.name)
             group[0].refuse(InvariantBroken("PostgreSQL refused a judged request"))
             return
+        except Exception:  # noqa: BLE001 - whatever it is, every caller gets an answer
+            _log.exception("consumer group failed", name=lane.name)
+            for waiting in group:
+                waiting.refuse(OutcomeUnknown(_UNKNOWN))
+            return
         if look_for_due:
             lane.due, lane.due_looked_at = False, now
-        if consumed.told.status == "not_found":
-            for waiting in group:
+        lane.found = consumed.told.status == "found"
+        if not lane.found:
+            for waiting in (*group, *lane.parked):
                 waiting.refuse(ConsumerNotFound(NO_CONSUMER))
+            lane.parked.clear()
             return
         self._settle(lane, group, consumed)
 
@@ -270,7 +275,10 @@ class Lanes:
         """Run a group. Raises ``psycopg.Error`` where one of its requests may be to blame."""
         documents = [waiting.document for waiting in group]
         try:
-            async with self._connection() as connection:
+            async with (
+                self._places.place(lane.tenant_id, seconds_max=limits.CONNECTION_WAIT_SECONDS_MAX),
+                self._connection() as connection,
+            ):
                 try:
                     async with asyncio.timeout(limits.READ_SECONDS_MAX):
                         return await self._store.consume(
@@ -292,6 +300,8 @@ class Lanes:
                     raise OutcomeUnknown(_UNKNOWN) from error
         except DatabaseUnavailable as error:
             raise NotWritten(f"{error} Nothing was done.") from error
+        except TimeoutError as error:
+            raise Busy(_NO_PLACE) from error
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
@@ -305,50 +315,53 @@ class Lanes:
         raise NotWritten(_NO_DATABASE)
 
     def _settle(self, lane: Lane, group: Sequence[Waiting], consumed: Consumed) -> None:
+        """Answer or park everyone in a group, and see to what else its call has told."""
         told = consumed.told
-        now = asyncio.get_running_loop().time()
-        parked = False
-        for nth, waiting in enumerate(group):
-            answer = told.answers.get(str(nth))
-            deliveries = consumed.deliveries.get(nth, [])
-            if answer is not None and answer.status == "again":
-                lane.waiting.append(waiting)
-            elif answer is not None and not (waiting.claims and answer.status == "done"):
-                self._answer(lane, waiting, deliveries, consumed, answer)
-            elif deliveries or not self._may_wait(waiting, now):
-                self._answer(lane, waiting, deliveries, consumed, Answer("claimed"))
-            else:
-                # What it was to acknowledge is acknowledged; from here on it only claims.
-                waiting.document["tokens"] = []
-                lane.parked[waiting] = None
-                parked = True
-        self._note_unfinished(lane, unfinished=told.unfinished and bool(lane.parked))
-        if told.changed_by != lane.changed_by:
-            lane.changed_by = told.changed_by
-            self._forget_watch(lane)
+        lane.stands, lane.changed_by, lane.frees = told.stands, told.changed_by, told.frees
+        if lane.watch is not None and told.changed_by != lane.watched_as:
+            self._watching.forget(lane)
+        went_short = [
+            waiting
+            for nth, waiting in enumerate(group)
+            if not self._settled(lane, waiting, nth, consumed)
+        ]
+        lane.park(went_short)
+        if went_short:
+            # Only such a call says what those who wait, wait for.
+            self._watching.note(lane, unfinished=told.unfinished)
+            self._set_timer(lane, consumed)
+        elif not lane.parked:
+            self._watching.note(lane, unfinished=False)
+        elif any(waiting.was_parked for waiting in group):
+            lane.news = True
+        if told.freed and lane.parked:
+            lane.news = True
+        elif told.freed:
+            self._log.ring_consumer(lane.tenant_id, lane.name)
         if told.exhausted:
             self.exhausted(lane.tenant_id, lane.name)
-        if told.freed:
-            if lane.parked:
-                lane.news = True
-            else:
-                self._log.ring_consumer(lane.tenant_id, lane.name)
-        if parked:
-            self._set_timer(lane, consumed)
 
-    def _note_unfinished(self, lane: Lane, *, unfinished: bool) -> None:
-        """Keep by tenant which lanes wait for what others hold: asked at every append."""
-        if unfinished:
-            self._unfinished.setdefault(lane.tenant_id, set()).add(lane)
-        elif (lanes := self._unfinished.get(lane.tenant_id)) is not None:
-            lanes.discard(lane)
-            if not lanes:
-                del self._unfinished[lane.tenant_id]
+    def _settled(self, lane: Lane, waiting: Waiting, nth: int, consumed: Consumed) -> bool:
+        """Answer one of a group. False: it is a claim that found nothing, and waits on."""
+        answer = consumed.told.answers.get(str(nth))
+        deliveries = consumed.deliveries.get(nth, [])
+        if answer is not None and answer.status == "again":
+            lane.put(waiting)
+            return True
+        if waiting.claims and answer is not None and answer.status == "done":
+            # What it was to acknowledge is acknowledged; from here on it only claims.
+            metrics.DELIVERIES.labels("ack").inc(len(waiting.document["tokens"]))
+            waiting.document["tokens"] = []
+            answer = None
+        if answer is None and not deliveries and self._may_wait(waiting):
+            return False
+        self._answer(lane, waiting, deliveries, consumed, answer or Answer("claimed"))
+        return True
 
-    def _may_wait(self, waiting: Waiting, now: float) -> bool:
+    def _may_wait(self, waiting: Waiting) -> bool:
         return (
             waiting.wait_until is not None
-            and waiting.wait_until > now
+            and waiting.wait_until > asyncio.get_running_loop().time()
             and not (self._closing or waiting.future.done())
         )
 
@@ -367,11 +380,11 @@ class Lanes:
             generation=told.generation,
             lost=[Token(*lost) for lost in answer.lost],
             lease_ends=answer.lease_ends,
-            paused=told.paused,
+            consumer=told.stands,
             changed_by=told.changed_by,
         )
         call = waiting.document["call"]
-        if outcome.status in {"claimed", "done"}:
+        if answer.status in {"claimed", "done"}:
             metrics.DELIVERIES.labels(call).inc(
                 len(deliveries) if waiting.claims else len(waiting.document["tokens"])
             )
@@ -385,7 +398,7 @@ class Lanes:
                     for delivery in deliveries
                 ],
             }
-            lane.waiting.append(Waiting(document, None))
+            lane.put(Waiting.of_nobody(document))
 
     def _set_timer(self, lane: Lane, consumed: Consumed) -> None:
         """Come again when something is due, or soon where more is to be put out."""
@@ -394,98 +407,20 @@ class Lanes:
         due = seconds is not None
         if told.behind and not told.paused:
             seconds, due = limits.BEHIND_SECONDS, False
+        elif told.held_back == "full" and (seconds is None or seconds > limits.PARKED_LOOK_SECONDS):
+            # Nobody tells when there is room again.
+            seconds, due = limits.PARKED_LOOK_SECONDS, True
         if lane.timer is not None:
             lane.timer.cancel()
             lane.timer = None
         if seconds is not None:
             loop = asyncio.get_running_loop()
-            lane.timer = loop.call_later(
-                max(seconds, limits.BEHIND_SECONDS), lambda: self._ring(lane, due=due)
-            )
-
-    # --- Watching ---------------------------------------------------------------------
-
-    def _keep_watch(self, lane: Lane) -> None:
-        if self._stopped:
-            return
-        if lane.watching is None and (lane.watch is None or lane.watch.ended):
-            lane.watching = self._start(self._watch(lane), f"consumer watch {lane.name}")
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look(), name="parked claims")
-
-    async def _watch(self, lane: Lane) -> None:
-        """Be told of what matches the consumer's query from now on, and then look once more."""
-        try:
-            self._forget_watch(lane)
-            reading = await self._store.reading(lane.tenant_id, lane.name)
-            if reading is None:
-                lane.refuse_all(ConsumerNotFound(NO_CONSUMER))
-                return
-            lane.changed_by = reading.changed_by
-            lane.watch = await self._log.watch(
-                lane.tenant_id,
-                [*items_of(reading.query), about(lane.name)],
-                lambda: self._ring(lane),
-            )
-        except Unavailable as error:
-            _log.info("a consumer's watch waits", reason=str(error))
-        finally:
-            lane.watching = None
-            self._ring(lane)
-
-    def _forget_watch(self, lane: Lane) -> None:
-        if lane.watch is not None:
-            lane.watch.leave()
-            lane.watch = None
-
-    async def _look(self) -> None:
-        """Ask, for all parked claims together, whether others have given something back."""
-        while True:
-            await asyncio.sleep(limits.PARKED_LOOK_SECONDS)
-            now = asyncio.get_running_loop().time()
-            for key, lane in tuple(self._lanes.items()):
-                if lane.parked:
-                    if lane.watch is None or lane.watch.ended:
-                        self._keep_watch(lane)
-                elif not (lane.waiting or lane.driver or lane.watching):
-                    self._note_unfinished(lane, unfinished=False)
-                    if now - lane.used_at > IDLE_SECONDS:
-                        self._forget_watch(lane)
-                        del self._lanes[key]
-            for tenant_id, lanes in tuple(self._unfinished.items()):
-                with contextlib.suppress(Unavailable):
-                    names = await self._store.with_work(tenant_id, [lane.name for lane in lanes])
-                    for name in names:
-                        lane = self._lanes[tenant_id, name]
-                        self._ring(lane, due=True)
+            lane.timer = loop.call_later(max(seconds, limits.BEHIND_SECONDS), self._ring, lane, due)
 
 
 # As log/writer.py has them: errors that say "not now", and nothing of what was asked.
 _NOT_NOW: Final = frozenset({"25", "40", "53", "55", "57"})
 
-_items: Final = msgspec.json.Decoder(list[dict[str, list[str]]])
-
 
 def _nobody_sweeps(_tenant_id: int, _name: str) -> None:
     pass
-
-
-def items_of(query: str) -> list[Item]:
-    """The items of a stored query."""
-    return [
-        Item(**{name: frozenset(values) for name, values in item.items()})
-        for item in _items.decode(query)
-    ]
-
-
-def about(name: str) -> Item:
-    """What the service writes about a consumer itself."""
-    types: Iterable[str] = (
-        *("consumer_changed", "consumer_paused", "consumer_resumed", "consumer_sought"),
-        *("consumer_deleted", "dead_letters_replayed", "dead_letters_dropped"),
-        "delivery_set_aside",
-    )
-    return Item(
-        types=frozenset(f"{OWN_TYPE_PREFIX}{what}" for what in types),
-        tags=frozenset({f"consumer:{name}"}),
-    )

@@ -100,3 +100,7 @@ select tenant_id, name from counterfoil.consumers_in_need_v1();
 -- name: clear
 -- Clears away what a tenant's consumers have left over, in steps.
 select counterfoil.clear_consumers_v1(%(rows_max)s::integer);
+
+-- name: states
+-- How consumers of all tenants stand, each with its tenant's name.
+select tenant_name, state from counterfoil.consumer_states_v1(%(limit)s::integer);

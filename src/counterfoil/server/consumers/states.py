@@ -1,9 +1,10 @@
 """The states of a delivery, and the moves between them: what the page of the docs is made from.
 
-The rule itself is kept by the database (``06_consumers.sql`` to ``09_consumer_effects.sql``); a
-test drives a delivery through every move of this table, and sees it refuse the others.
+The rule itself is kept by the database (``06_consumers.sql`` to ``09_consumer_effects.sql``). A test
+has it make every move, and holds what it made against this table.
 """
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 
@@ -55,3 +56,34 @@ MOVES: Final = (
     Move("set_aside", "ready", "it is replayed"),
     Move("set_aside", None, "it is dropped"),
 )
+
+
+def document() -> str:
+    """What stands on the page of the docs below its introduction: a picture and two tables."""
+    return "\n".join(
+        [
+            "```mermaid",
+            "stateDiagram-v2",
+            *(
+                f"    {move.before or '[*]'} --> {move.after or '[*]'}"
+                for move in dict.fromkeys(Move(move.before, move.after, "") for move in MOVES)
+            ),
+            "```",
+            "",
+            "| state | means |",
+            "|---|---|",
+            *_rows((f"`{state.name}`", state.means) for state in STATES),
+            "",
+            "| from | to | when |",
+            "|---|---|---|",
+            *_rows((_named(move.before), _named(move.after), move.by) for move in MOVES),
+        ]
+    )
+
+
+def _rows(cells: Iterable[tuple[str, ...]]) -> Iterable[str]:
+    return (f"| {' | '.join(row)} |" for row in cells)
+
+
+def _named(state: str | None) -> str:
+    return "-" if state is None else f"`{state}`"

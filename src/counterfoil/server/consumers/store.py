@@ -40,10 +40,19 @@ class Told(msgspec.Struct):
     paused: bool = False
     generation: int = 0
     behind: bool = False
+    held_back: str | None = None
     next_due_seconds: float | None = None
     exhausted: bool = False
     unfinished: bool = False
     freed: bool = False
+    frees: bool = True
+
+    @property
+    def stands(self) -> str:
+        """How the consumer stands: running, paused or stalled."""
+        if self.paused:
+            return "paused"
+        return "stalled" if self.held_back == "stalled" else "running"
 
 
 class Consumed(NamedTuple):
@@ -181,6 +190,11 @@ class ConsumerStore:
         """Consumers of all tenants to look after; None for what a tenant has to be cleared of."""
         rows = await self._reader.read(_STATEMENTS["in_need"], {}, tenant_id=None)
         return [(int(there(tenant_id)), name) for tenant_id, name in rows]
+
+    async def states(self, *, limit: int) -> list[tuple[str, str]]:
+        """How consumers of all tenants stand: the tenant's name, and the state as JSON."""
+        rows = await self._reader.read(_STATEMENTS["states"], {"limit": limit}, tenant_id=None)
+        return [(there(tenant), there(state)) for tenant, state in rows]
 
     async def clear(self, tenant_id: int) -> int:
         """Clear away some of what a tenant's consumers have left over; returns how much."""

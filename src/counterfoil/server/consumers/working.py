@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from counterfoil.server.consumers.effects import NO_CONSUMER, refusal, set_aside_event
 from counterfoil.server.consumers.lane import Outcome
-from counterfoil.server.consumers.lanes import Lanes, items_of
+from counterfoil.server.consumers.lanes import Lanes
 from counterfoil.server.consumers.model import (
     Claim,
     Extend,
@@ -20,6 +20,7 @@ from counterfoil.server.consumers.model import (
     call_document,
 )
 from counterfoil.server.consumers.store import ConsumerStore
+from counterfoil.server.consumers.watching import items_of
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import (
     ConsumerNotFound,
@@ -95,6 +96,11 @@ class Work:
             name,
             call_document("ack", name, principal=principal, key=key, tokens=tokens),
         )
+
+    def handed_in(self, tenant_id: int, name: str, count: int) -> None:
+        """So many deliveries were acknowledged with an outcome, which is in the book now."""
+        metrics.DELIVERIES.labels("ack").inc(count)
+        self._lanes.handed_in(tenant_id, name)
 
     async def extend(self, tenant_id: int, name: str, asked: Extend, *, principal: str) -> Outcome:
         """Let leases end later. Raises as ``claim``."""

@@ -423,6 +423,12 @@ BEHIND_SECONDS: Final = 0.01
 UPKEEP_SECONDS: Final = 5.0
 """How often each process looks for consumers whose leases are over though nobody claims."""
 
+CONSUMERS_SHOWN_MAX: Final = 1_000
+"""Consumers, of all tenants, that the metrics show: each is seven series."""
+
+CONSUMERS_SHOWN_SECONDS: Final = 5.0
+"""For how long what was read for the metrics is shown again."""
+
 UPKEEP_ROWS_MAX: Final = 5_000
 """Rows of what is over that are cleared away in one step."""
 

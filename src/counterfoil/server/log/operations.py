@@ -129,9 +129,9 @@ class Log:
         self._followers = Followers(self._store)
         self._ringer = Ringer(self._store)
         self._listener = Listener(direct_url, self._heard)
-        self.heard_of_consumers: Callable[[int, str | None], None] = _nobody_hears
+        self.heard_of_consumers: Callable[[int, str], None] = _nobody_hears
         """Called with a tenant's id, and the name of its consumer of which another process says
-        that it has something again; None where a book has grown, here or there."""
+        that it has something again."""
 
     @classmethod
     async def open(cls, settings: Settings) -> "Log":
@@ -341,7 +341,8 @@ class Log:
         """A book has grown, or a consumer has something again, here or in another process."""
         if consumer is None:
             self._followers.ring(tenant_id)
-        self.heard_of_consumers(tenant_id, consumer)
+        else:
+            self.heard_of_consumers(tenant_id, consumer)
 
     async def _refusal(  # noqa: C901, PLR0911 - one return for each way to be refused
         self, tenant_id: int, request: AppendRequest, result: AppendResult
@@ -411,7 +412,7 @@ class Log:
                 return InvariantBroken(f"append_v4 answered {result.status!r}")
 
 
-def _nobody_hears(_tenant_id: int, _consumer: str | None) -> None:
+def _nobody_hears(_tenant_id: int, _consumer: str) -> None:
     pass
 
 

@@ -39,6 +39,9 @@
 --   4. the consumer's progress. Who holds it waits for nothing any more: claiming and joining
 --      lines pass over what is locked.
 --
+-- Before all of these, consume_v1 waits for the idempotency keys of its calls; append_v4 has no
+-- part in that.
+--
 -- Every statement that walks deliveries begins at `low` or `due_low`, below which no row is
 -- left. What was deleted there stays in the indexes until vacuum has come by, and vacuum comes
 -- late where some other session holds an old snapshot; walking over it made claims six times
@@ -81,6 +84,8 @@ create table counterfoil.consumer_progress (
     due_low timestamptz not null default '-infinity',
     -- how many were put out, those that were replayed with them
     put_out bigint not null default 0,
+    -- whether it began with a seek, and not where the consumer was to start
+    sought boolean not null default false,
     -- what a replay adds to the places that follow, so that places only grow
     place_shift bigint not null default 0,
     -- how many had left at two moments of late, some ten seconds apart: the rate
@@ -186,7 +191,8 @@ create type counterfoil.held_delivery as (
     generation bigint,
     position bigint,
     due_at timestamptz,
-    keys text[]
+    keys text[],
+    place tid               -- where its row is; it stays there for as long as it is locked
 );
 
 -- Who would join which lines, and whether they have to wait there. Null: that cannot be told
@@ -214,32 +220,32 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
+    -- Each is looked up by itself, in this order: a join of the two would, without statistics,
+    -- walk all deliveries that there are, once for each token.
     if p_wait then
         return array(
-            select row(l.request, l.generation, l.position, l.due_at, l.keys)::counterfoil.held_delivery
-            from (
-                select t.request, d.generation, d.position, d.due_at, d.keys
-                from unnest(p_tokens) as t
-                join counterfoil.deliveries d
-                    on d.tenant_id = p_tenant_id and d.generation = t.generation
-                    and d.position = t.position
-                where d.state = 'held' and d.attempts = t.attempt and d.principal = t.principal
-                order by d.generation, d.position
-                for update of d
-            ) as l);
+            select row(t.request, t.generation, t.position, d.due_at, d.keys, d.place
+                   )::counterfoil.held_delivery
+            from (select t.* from unnest(p_tokens) as t order by t.generation, t.position) as t
+            cross join lateral (
+                select d.due_at, d.keys, d.ctid as place from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = t.generation
+                  and d.position = t.position and d.state = 'held' and d.attempts = t.attempt
+                  and d.principal = t.principal
+                for update
+            ) as d);
     end if;
     return array(
-        select row(l.request, l.generation, l.position, l.due_at, l.keys)::counterfoil.held_delivery
-        from (
-            select t.request, d.generation, d.position, d.due_at, d.keys
-            from unnest(p_tokens) as t
-            join counterfoil.deliveries d
-                on d.tenant_id = p_tenant_id and d.generation = t.generation
-                and d.position = t.position
-            where d.state = 'held' and d.attempts = t.attempt and d.principal = t.principal
-            order by d.generation, d.position
-            for update of d skip locked
-        ) as l);
+        select row(t.request, t.generation, t.position, d.due_at, d.keys, d.place
+               )::counterfoil.held_delivery
+        from (select t.* from unnest(p_tokens) as t order by t.generation, t.position) as t
+        cross join lateral (
+            select d.due_at, d.keys, d.ctid as place from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = t.generation
+              and d.position = t.position and d.state = 'held' and d.attempts = t.attempt
+              and d.principal = t.principal
+            for update skip locked
+        ) as d);
 end
 $$;
 
@@ -326,10 +332,18 @@ begin
           and d.position = any (p_positions)
         returning d.keys, d.place
     )
+    -- Each by itself: a join of the two would, without statistics, walk all lines that there are.
     delete from counterfoil.delivery_keys q
-    using gone cross join lateral unnest(gone.keys) as k (key)
-    where q.tenant_id = p_tenant_id and q.generation = p_generation
-      and q.key = k.key and q.place = gone.place;
+    where q.ctid = any (array(
+        select o.ctid
+        from gone
+        cross join lateral unnest(gone.keys) as k (key)
+        cross join lateral (
+            select o.ctid from counterfoil.delivery_keys o
+            where o.tenant_id = p_tenant_id and o.generation = p_generation
+              and o.key = k.key and o.place = gone.place
+            offset 0
+        ) as o));
     if p_next_positions <> '{}' then
         update counterfoil.deliveries d set state = 'ready'
         where d.tenant_id = p_tenant_id and d.generation = p_generation
@@ -422,13 +436,17 @@ begin
 end
 $$;
 
--- Puts out the next events of a consumer. The caller holds its progress. Those that join lines
--- from which somebody is just leaving are left for the next time, and all behind them.
+-- Puts out the next events of a consumer, and returns how many; or, where nothing more is put
+-- out for now, `full` (as much as may be is unfinished) or `stalled` (so it is with dead letters).
+-- The caller holds its progress. Those that join lines from which somebody is just leaving are
+-- left for the next time, and all behind them.
 create function counterfoil.put_out(
     p_tenant_id integer,
     p_consumer counterfoil.consumers,
-    p_head bigint
-) returns integer
+    p_head bigint,
+    out events integer,
+    out held_back text
+)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -466,13 +484,19 @@ begin
             where d.tenant_id = p_tenant_id and d.generation = p_consumer.generation
               and d.position >= v_low
             limit c_unfinished_max) as unfinished) >= c_unfinished_max
-    or (
+    then
+        held_back := 'full';
+    elsif (
         select count(*) from (
             select from counterfoil.dead_letters l
             where l.tenant_id = p_tenant_id and l.consumer = p_consumer.name
             limit c_dead_letters_max) as dead) >= c_dead_letters_max
     then
-        return 0;
+        held_back := 'stalled';
+    end if;
+    if held_back is not null then
+        events := 0;
+        return;
     end if;
 
     v_up_to := least(p_head, v_progress.reached + c_positions);
@@ -524,7 +548,7 @@ begin
         before_at = v_progress.before_at, before_left = v_progress.before_left,
         sampled_at = v_progress.sampled_at, sampled_left = v_progress.sampled_left
     where p.tenant_id = p_tenant_id and p.generation = p_consumer.generation;
-    return cardinality(v_positions);
+    events := cardinality(v_positions);
 end
 $$;
 

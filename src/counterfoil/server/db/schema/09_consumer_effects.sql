@@ -64,7 +64,7 @@ declare
     v_old counterfoil.consumers;
     v_new counterfoil.consumers;
     v_begun boolean;
-    v_reached bigint := counterfoil.start_position(p_tenant_id, p_effect -> 'start', p_position);
+    v_reached bigint;
 begin
     select * into v_old from counterfoil.consumers c
     where c.tenant_id = p_tenant_id and c.name = p_effect ->> 'name';
@@ -77,6 +77,10 @@ begin
         p_effect ->> 'dead_letters', coalesce(v_old.paused, false),
         coalesce(v_old.created_at, p_now), coalesce(v_old.created_by, p_effect ->> 'by'));
 
+    -- From "now" on means from the event that said so first.
+    v_reached := counterfoil.start_position(
+        p_tenant_id, v_new.start,
+        case when v_new.start = v_old.start then v_old.generation else p_position end);
     if v_old.name is null then
         if (select count(*) from counterfoil.consumers c
             where c.tenant_id = p_tenant_id) >= c_consumers_max
@@ -100,7 +104,7 @@ begin
        or v_new.order_by is distinct from v_old.order_by
     then
         -- Locked, so that nothing is put out by the old query after this.
-        select p.put_out > 0 into v_begun from counterfoil.consumer_progress p
+        select p.put_out > 0 or p.sought into v_begun from counterfoil.consumer_progress p
         where p.tenant_id = p_tenant_id and p.generation = v_old.generation
         for no key update skip locked;
         if not found then
@@ -164,8 +168,9 @@ begin
         if v_reached is null then
             return 'after_above_head';
         end if;
-        insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low)
-        values (p_tenant_id, p_position, v_consumer.name, v_reached, v_reached + 1);
+        insert into counterfoil.consumer_progress (
+            tenant_id, generation, consumer, reached, low, sought)
+        values (p_tenant_id, p_position, v_consumer.name, v_reached, v_reached + 1, true);
         update counterfoil.consumers c set generation = p_position, position = p_position
         where c.tenant_id = p_tenant_id and c.name = v_consumer.name;
         -- What is put out anew needs no letter to be remembered by.
@@ -200,6 +205,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -220,7 +227,9 @@ begin
     if not found then
         return 'consumer_not_found';
     end if;
-    if p_effect ->> 'principal' is not null then
+    if cardinality(v_positions) > (select count(distinct t.position) from unnest(v_tokens) as t) then
+        return 'lease_lost';
+    elsif p_effect ->> 'principal' is not null then
         v_fault := counterfoil.hand_in_fault(p_tenant_id, p_effect, v_tokens);
         if v_fault is not null then
             return v_fault;
@@ -240,7 +249,8 @@ begin
                 join counterfoil.deliveries d
                     on d.tenant_id = p_tenant_id and d.generation = t.generation
                     and d.position = t.position
-                where d.state = 'exhausted' and d.attempts = t.attempt
+                where d.generation = v_consumer.generation
+                  and d.state = 'exhausted' and d.attempts = t.attempt
             ) = cardinality(v_positions) then 'row_busy' else 'unchanged' end;
         end if;
     end if;
@@ -289,6 +299,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -324,6 +336,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -361,17 +375,23 @@ begin
         return 'row_busy';
     end if;
 
-    update counterfoil.deliveries d set state = 'ready', uncounted = d.attempts
+    update counterfoil.deliveries d
+    set state = 'ready', uncounted = d.attempts, history = l.history
+    from counterfoil.dead_letters l
     where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-      and d.position = any (v_holding.positions);
+      and d.position = any (v_holding.positions)
+      and l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = d.position;
     insert into counterfoil.deliveries (
         tenant_id, generation, position, state, attempts, uncounted, history, keys, place)
     select p_tenant_id, v_consumer.generation, j.position,
            case when j.waits then 'waiting' else 'ready' end, l.attempts, l.attempts, l.history,
            j.keys, v_progress.reached + v_progress.place_shift + j.nth
     from unnest(v_joining) with ordinality as j (position, keys, waits, nth)
-    join counterfoil.dead_letters l
-        on l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position;
+    cross join lateral (
+        select l.attempts, l.history from counterfoil.dead_letters l
+        where l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position
+        offset 0
+    ) as l;
     insert into counterfoil.delivery_keys (tenant_id, generation, key, place, position)
     select p_tenant_id, v_consumer.generation, k.key,
            v_progress.reached + v_progress.place_shift + j.nth, j.position
@@ -394,6 +414,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare

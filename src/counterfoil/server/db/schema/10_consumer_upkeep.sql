@@ -83,6 +83,9 @@ set enable_mergejoin = off
 set jit = off
 as $$
 #variable_conflict use_column
+declare
+    -- A clock that is asked for each row cannot be looked up in an index.
+    v_now timestamptz := clock_timestamp();
 begin
     perform set_config('counterfoil.consumers', 'all', true);
     return query
@@ -90,7 +93,7 @@ begin
         where exists (
             select from counterfoil.deliveries d
             where d.tenant_id = c.tenant_id and d.generation = c.generation
-              and d.due_at <= clock_timestamp()
+              and d.due_at <= v_now
             offset 0)
         or exists (
             select from counterfoil.deliveries d
@@ -98,14 +101,24 @@ begin
               and d.state = 'exhausted'
             offset 0);
     return query
-        select distinct p.tenant_id, null from counterfoil.consumer_progress p
+        -- Of each tenant that has calls the oldest, from one tenant to the next.
+        with recursive calling (tenant_id, created_at) as (
+            (select k.tenant_id, k.created_at from counterfoil.consumer_calls k
+             order by k.tenant_id, k.created_at limit 1)
+            union all
+            select following.* from calling
+            cross join lateral (
+                select k.tenant_id, k.created_at from counterfoil.consumer_calls k
+                where k.tenant_id > calling.tenant_id
+                order by k.tenant_id, k.created_at limit 1
+            ) as following
+        )
+        select k.tenant_id, null from calling k where k.created_at < v_now - interval '11 minutes'
+        union
+        select p.tenant_id, null from counterfoil.consumer_progress p
         where not exists (
             select from counterfoil.consumers c
-            where c.tenant_id = p.tenant_id and c.name = p.consumer and c.generation = p.generation)
-        or exists (
-            select from counterfoil.consumer_calls k
-            where k.tenant_id = p.tenant_id and k.created_at < clock_timestamp() - interval '11 minutes'
-            offset 0);
+            where c.tenant_id = p.tenant_id and c.name = p.consumer and c.generation = p.generation);
     perform set_config('counterfoil.consumers', '', true);
 end
 $$;
@@ -125,6 +138,7 @@ set jit = off
 as $$
 declare
     v_tenant_id integer := counterfoil.current_tenant();
+    v_now timestamptz := clock_timestamp();
     v_over record;
     v_positions bigint[];
     v_rows integer := 0;
@@ -159,10 +173,47 @@ begin
     delete from counterfoil.consumer_calls k
     where k.tenant_id = v_tenant_id and (k.principal, k.key) in (
         select o.principal, o.key from counterfoil.consumer_calls o
-        where o.tenant_id = v_tenant_id and o.created_at < clock_timestamp() - interval '10 minutes'
+        where o.tenant_id = v_tenant_id and o.created_at < v_now - interval '10 minutes'
         order by o.created_at limit p_rows_max
         for update skip locked);
     get diagnostics v_deleted = row_count;
     return v_rows + v_deleted;
+end
+$$;
+
+-- All consumers of all tenants, up to a number.
+create function counterfoil.every_consumer(p_limit integer) returns setof counterfoil.consumers
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform set_config('counterfoil.consumers', 'all', true);
+    return query
+        select c.* from counterfoil.consumers c order by c.tenant_id, c.name limit p_limit;
+    perform set_config('counterfoil.consumers', '', true);
+end
+$$;
+
+-- How consumers of all tenants stand, each with its tenant's name: for the operator's metrics.
+create function counterfoil.consumer_states_v1(p_limit integer)
+returns table (tenant_name text, state text)
+language plpgsql volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_consumer counterfoil.consumers;
+    v_before text := current_setting('counterfoil.tenant_id', true);
+begin
+    for v_consumer in
+        select c.* from counterfoil.every_consumer(p_limit) as c
+    loop
+        -- Each is looked at as its tenant would.
+        perform set_config('counterfoil.tenant_id', v_consumer.tenant_id::text, true);
+        return query
+            select b.name, counterfoil.consumer_text(v_consumer)
+            from counterfoil.books b where b.tenant_id = v_consumer.tenant_id;
+    end loop;
+    perform set_config('counterfoil.tenant_id', coalesce(v_before, ''), true);
 end
 $$;

@@ -56,6 +56,7 @@ grant execute on function
     counterfoil.consume_v1(integer, text, jsonb, boolean, integer),
     counterfoil.consumer_text(counterfoil.consumers),
     counterfoil.consumers_in_need_v1(),
+    counterfoil.consumer_states_v1(integer),
     counterfoil.clear_consumers_v1(integer)
     to counterfoil_service;
 -- A policy is asked with the rights of whoever reads.

@@ -50,6 +50,9 @@ drop function counterfoil.append_v3(integer, jsonb, integer);
 --   4. the consumer's progress. Who holds it waits for nothing any more: claiming and joining
 --      lines pass over what is locked.
 --
+-- Before all of these, consume_v1 waits for the idempotency keys of its calls; append_v4 has no
+-- part in that.
+--
 -- Every statement that walks deliveries begins at `low` or `due_low`, below which no row is
 -- left. What was deleted there stays in the indexes until vacuum has come by, and vacuum comes
 -- late where some other session holds an old snapshot; walking over it made claims six times
@@ -92,6 +95,8 @@ create table counterfoil.consumer_progress (
     due_low timestamptz not null default '-infinity',
     -- how many were put out, those that were replayed with them
     put_out bigint not null default 0,
+    -- whether it began with a seek, and not where the consumer was to start
+    sought boolean not null default false,
     -- what a replay adds to the places that follow, so that places only grow
     place_shift bigint not null default 0,
     -- how many had left at two moments of late, some ten seconds apart: the rate
@@ -197,7 +202,8 @@ create type counterfoil.held_delivery as (
     generation bigint,
     position bigint,
     due_at timestamptz,
-    keys text[]
+    keys text[],
+    place tid               -- where its row is; it stays there for as long as it is locked
 );
 
 -- Who would join which lines, and whether they have to wait there. Null: that cannot be told
@@ -225,32 +231,32 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
+    -- Each is looked up by itself, in this order: a join of the two would, without statistics,
+    -- walk all deliveries that there are, once for each token.
     if p_wait then
         return array(
-            select row(l.request, l.generation, l.position, l.due_at, l.keys)::counterfoil.held_delivery
-            from (
-                select t.request, d.generation, d.position, d.due_at, d.keys
-                from unnest(p_tokens) as t
-                join counterfoil.deliveries d
-                    on d.tenant_id = p_tenant_id and d.generation = t.generation
-                    and d.position = t.position
-                where d.state = 'held' and d.attempts = t.attempt and d.principal = t.principal
-                order by d.generation, d.position
-                for update of d
-            ) as l);
+            select row(t.request, t.generation, t.position, d.due_at, d.keys, d.place
+                   )::counterfoil.held_delivery
+            from (select t.* from unnest(p_tokens) as t order by t.generation, t.position) as t
+            cross join lateral (
+                select d.due_at, d.keys, d.ctid as place from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = t.generation
+                  and d.position = t.position and d.state = 'held' and d.attempts = t.attempt
+                  and d.principal = t.principal
+                for update
+            ) as d);
     end if;
     return array(
-        select row(l.request, l.generation, l.position, l.due_at, l.keys)::counterfoil.held_delivery
-        from (
-            select t.request, d.generation, d.position, d.due_at, d.keys
-            from unnest(p_tokens) as t
-            join counterfoil.deliveries d
-                on d.tenant_id = p_tenant_id and d.generation = t.generation
-                and d.position = t.position
-            where d.state = 'held' and d.attempts = t.attempt and d.principal = t.principal
-            order by d.generation, d.position
-            for update of d skip locked
-        ) as l);
+        select row(t.request, t.generation, t.position, d.due_at, d.keys, d.place
+               )::counterfoil.held_delivery
+        from (select t.* from unnest(p_tokens) as t order by t.generation, t.position) as t
+        cross join lateral (
+            select d.due_at, d.keys, d.ctid as place from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = t.generation
+              and d.position = t.position and d.state = 'held' and d.attempts = t.attempt
+              and d.principal = t.principal
+            for update skip locked
+        ) as d);
 end
 $$;
 
@@ -337,10 +343,18 @@ begin
           and d.position = any (p_positions)
         returning d.keys, d.place
     )
+    -- Each by itself: a join of the two would, without statistics, walk all lines that there are.
     delete from counterfoil.delivery_keys q
-    using gone cross join lateral unnest(gone.keys) as k (key)
-    where q.tenant_id = p_tenant_id and q.generation = p_generation
-      and q.key = k.key and q.place = gone.place;
+    where q.ctid = any (array(
+        select o.ctid
+        from gone
+        cross join lateral unnest(gone.keys) as k (key)
+        cross join lateral (
+            select o.ctid from counterfoil.delivery_keys o
+            where o.tenant_id = p_tenant_id and o.generation = p_generation
+              and o.key = k.key and o.place = gone.place
+            offset 0
+        ) as o));
     if p_next_positions <> '{}' then
         update counterfoil.deliveries d set state = 'ready'
         where d.tenant_id = p_tenant_id and d.generation = p_generation
@@ -433,13 +447,17 @@ begin
 end
 $$;
 
--- Puts out the next events of a consumer. The caller holds its progress. Those that join lines
--- from which somebody is just leaving are left for the next time, and all behind them.
+-- Puts out the next events of a consumer, and returns how many; or, where nothing more is put
+-- out for now, `full` (as much as may be is unfinished) or `stalled` (so it is with dead letters).
+-- The caller holds its progress. Those that join lines from which somebody is just leaving are
+-- left for the next time, and all behind them.
 create function counterfoil.put_out(
     p_tenant_id integer,
     p_consumer counterfoil.consumers,
-    p_head bigint
-) returns integer
+    p_head bigint,
+    out events integer,
+    out held_back text
+)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -477,13 +495,19 @@ begin
             where d.tenant_id = p_tenant_id and d.generation = p_consumer.generation
               and d.position >= v_low
             limit c_unfinished_max) as unfinished) >= c_unfinished_max
-    or (
+    then
+        held_back := 'full';
+    elsif (
         select count(*) from (
             select from counterfoil.dead_letters l
             where l.tenant_id = p_tenant_id and l.consumer = p_consumer.name
             limit c_dead_letters_max) as dead) >= c_dead_letters_max
     then
-        return 0;
+        held_back := 'stalled';
+    end if;
+    if held_back is not null then
+        events := 0;
+        return;
     end if;
 
     v_up_to := least(p_head, v_progress.reached + c_positions);
@@ -535,7 +559,7 @@ begin
         before_at = v_progress.before_at, before_left = v_progress.before_left,
         sampled_at = v_progress.sampled_at, sampled_left = v_progress.sampled_left
     where p.tenant_id = p_tenant_id and p.generation = p_consumer.generation;
-    return cardinality(v_positions);
+    events := cardinality(v_positions);
 end
 $$;
 
@@ -612,10 +636,13 @@ $$;
 --    "answers": {"<request, from 0>": {"status": "done" | "replayed" | "key_reused" | "again" |
 --                "lost", "lost": [[generation, position, attempt], …], "lease_ends": time}, …},
 --    "paused": …, "generation": …, "changed_by": the event that made or changed it last,
---    "behind": whether more is to be put out, as far as is known,
+--    "behind": whether more is to be put out, and may be, as far as is known,
+--    "held_back": why nothing more is put out (full or stalled), where that is so,
 --    "next_due_seconds": when the next delivery is due, where a claim got less than it asked for,
 --    "exhausted": whether something is to be set aside,
 --    "freed": whether something became ready for whoever comes next,
+--    "frees": whether what is done with may let others go: those of its keys, or for whom there
+--             is room in flight then,
 --    "unfinished": whether others hold something that may come back}
 create function counterfoil.consume_v1(
     p_tenant_id integer,
@@ -646,6 +673,7 @@ declare
     c_steps constant integer := 4;
     c_due_margin constant interval := '30 seconds';
     v_consumer counterfoil.consumers;
+    v_current counterfoil.consumers;        -- as it is under the lock of its progress
     v_progress counterfoil.consumer_progress;
     v_calls counterfoil.consumer_call[];
     v_status text[];
@@ -658,11 +686,18 @@ declare
     v_ends timestamptz;
     v_positions bigint[];
     v_next bigint[];
-    v_wanted integer;
-    v_taken counterfoil.token[] := '{}';
+    v_asked integer;                -- how many the claims ask for
+    v_wanted integer;               -- and how many of those may be in flight
+    -- what is handed out, one array for each column: where its row is, and to which request
+    v_attempts integer[];
+    v_places tid[];
+    v_requests integer[];
     v_texts text[];
     v_head bigint;
+    v_reached bigint;
     v_behind boolean := false;
+    v_put_out record;
+    v_held_back text;
     v_short boolean := false;
     v_locked boolean := false;
     v_freed boolean := false;
@@ -705,13 +740,29 @@ begin
 
     ---- What was asked for before ----------------------------------------------------
 
+    -- One key is used by one call at a time, whatever process it came to.
+    perform pg_advisory_xact_lock(p_tenant_id, k.hash)
+    from (
+        select distinct hashtext(c.principal || ' ' || c.key) as hash from unnest(v_calls) as c
+        where c.key is not null
+        order by 1
+    ) as k;
     for v_found in
-        select c.nth, c.call, c.content_digest = k.content_digest as same, k.answer,
+        select c.nth, c.call, k.answer,
+               case when exists (
+                   -- An append has used it: that was another request, whatever it was.
+                   select from counterfoil.idempotency_keys i
+                   where i.tenant_id = p_tenant_id and i.principal = c.principal and i.key = c.key
+                   offset 0) then false
+               else c.content_digest = k.content_digest end as same,
                row_number() over (partition by c.principal, c.key order by c.nth) as bearer
         from unnest(v_calls) with ordinality as c (
             call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-        left join counterfoil.consumer_calls k
-            on k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+        left join lateral (
+            select k.content_digest, k.answer from counterfoil.consumer_calls k
+            where k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
+            offset 0
+        ) as k on true
         where c.key is not null
         order by c.nth
     loop
@@ -755,29 +806,27 @@ begin
         -- The clock is read once the locks are had: a wait for them may have cost the lease.
         v_now := clock_timestamp();
         for v_found in
-            select t.request, jsonb_agg(jsonb_build_array(t.generation, t.position, t.attempt)
-                                        order by t.generation, t.position)
-                       filter (where h.position is null) as lost
-            from unnest(v_tokens) as t
-            left join (
-                select h.* from unnest(v_held) as h where h.due_at > v_now
-            ) as h on h.request = t.request and h.generation = t.generation
-                and h.position = t.position
+            select t.request, sum(t.named) as named, sum(t.held) as held
+            from (
+                select t.request, 1 as named, 0 as held from unnest(v_tokens) as t
+                union all
+                select h.request, 0, 1 from unnest(v_held) as h where h.due_at > v_now
+            ) as t
             where v_status[t.request] is null
             group by t.request
         loop
-            if v_found.lost is null then
+            if v_found.named = v_found.held then
                 v_status[v_found.request] := 'done';
-            -- The same request may have been answered, by another process, during the wait.
-            elsif v_calls[v_found.request].key is not null and exists (
-                select from counterfoil.consumer_calls k
-                where k.tenant_id = p_tenant_id and k.principal = v_calls[v_found.request].principal
-                  and k.key = v_calls[v_found.request].key)
-            then
-                v_status[v_found.request] := 'again';
             else
                 v_status[v_found.request] := 'lost';
-                v_lost := jsonb_set(v_lost, array[v_found.request::text], v_found.lost);
+                v_lost := jsonb_set(v_lost, array[v_found.request::text], (
+                    select jsonb_agg(jsonb_build_array(t.generation, t.position, t.attempt)
+                                     order by t.generation, t.position)
+                    from unnest(v_tokens) as t
+                    where t.request = v_found.request and not exists (
+                        select from unnest(v_held) as h
+                        where h.request = t.request and h.generation = t.generation
+                          and h.position = t.position and h.due_at > v_now)));
             end if;
         end loop;
 
@@ -792,45 +841,51 @@ begin
             end if;
             perform counterfoil.finish_deliveries(
                 p_tenant_id, v_consumer.generation, v_positions, v_next);
-            v_freed := v_next <> '{}';
+            v_freed := v_next <> '{}' or v_consumer.in_flight_max is not null;
         end if;
 
-        update counterfoil.deliveries d
-        set due_at = v_now + coalesce(
-            v_calls[h.request].seconds, v_consumer.lease_seconds) * interval '1 second'
-        from unnest(v_held) as h
-        where d.tenant_id = p_tenant_id and d.generation = h.generation and d.position = h.position
-          and v_status[h.request] = 'done' and v_calls[h.request].call = 'extend';
+        -- What is locked stays where it is, so each row is found there: see lock_held.
+        if exists (select from unnest(v_calls) as c where c.call = 'extend') then
+            update counterfoil.deliveries d
+            set due_at = v_now + coalesce(
+                v_calls[h.request].seconds, v_consumer.lease_seconds) * interval '1 second'
+            from unnest(v_held) as h
+            where d.ctid = h.place
+              and v_status[h.request] = 'done' and v_calls[h.request].call = 'extend';
+        end if;
 
-        update counterfoil.deliveries d
-        set state = r.state, due_at = case when r.state = 'delayed' then v_now + r.delay end,
-            uncounted = case when r.reason is null then d.uncounted + 1 else d.uncounted end,
-            history = case when r.reason is null then d.history
-                           else counterfoil.ended_attempt(d, v_now, r.reason) end,
-            holder = null, principal = null, claimed_at = null
-        from (
-            select r.*, case
-                when r.reason is not null and r.failures >= v_consumer.attempts_max then 'exhausted'
-                when r.delay > interval '0' then 'delayed'
-                else 'ready' end as state
+        if exists (select from unnest(v_calls) as c where c.call = 'release') then
+            update counterfoil.deliveries d
+            set state = r.state, due_at = case when r.state = 'delayed' then v_now + r.delay end,
+                uncounted = case when r.reason is null then d.uncounted + 1 else d.uncounted end,
+                history = case when r.reason is null then d.history
+                               else counterfoil.ended_attempt(d, v_now, r.reason) end,
+                holder = null, principal = null, claimed_at = null
             from (
-                select o.position, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
-                       coalesce(
-                           v_calls[h.request].seconds,
-                           case when v_calls[h.request].reason is null then 0
-                                else counterfoil.backoff_seconds(
-                                    v_consumer, o.attempts - o.uncounted) end
-                       ) * interval '1 second' as delay
-                from unnest(v_held) as h
-                join counterfoil.deliveries o
-                    on o.tenant_id = p_tenant_id and o.generation = h.generation
-                    and o.position = h.position
-                where v_status[h.request] = 'done' and v_calls[h.request].call = 'release'
+                select r.*, case
+                    when r.reason is not null and r.failures >= v_consumer.attempts_max then 'exhausted'
+                    when r.delay > interval '0' then 'delayed'
+                    else 'ready' end as state
+                from (
+                    select h.place, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
+                           coalesce(
+                               v_calls[h.request].seconds,
+                               case when v_calls[h.request].reason is null then 0
+                                    else counterfoil.backoff_seconds(
+                                        v_consumer, o.attempts - o.uncounted) end
+                           ) * interval '1 second' as delay
+                    from unnest(v_held) as h
+                    cross join lateral (
+                        select o.attempts, o.uncounted from counterfoil.deliveries o
+                        where o.ctid = h.place
+                        offset 0
+                    ) as o
+                    where v_status[h.request] = 'done' and v_calls[h.request].call = 'release'
+                ) as r
             ) as r
-        ) as r
-        where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-          and d.position = r.position;
-        v_freed := v_freed or found;
+            where d.ctid = r.place;
+            v_freed := v_freed or found;
+        end if;
     end if;
 
     ---- What is due --------------------------------------------------------------------
@@ -855,12 +910,14 @@ begin
             where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
               and d.position = any (v_positions);
         end if;
-        if cardinality(v_positions) < c_due and v_now - v_progress.due_low > 2 * c_due_margin then
+        if cardinality(v_positions) < c_due and v_progress.due_low < v_now - 2 * c_due_margin then
+            -- Once in half a minute from the beginning: a commit that waits for its standby may
+            -- have taken longer than the margin, and what it leaves must not be passed over.
             update counterfoil.consumer_progress p
             set due_low = least(v_now - c_due_margin, (
                 select d.due_at - interval '1 microsecond' from counterfoil.deliveries d
                 where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_progress.due_low
+                  and d.due_at > '-infinity'
                 order by d.due_at limit 1))
             where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation
               and exists (
@@ -872,12 +929,14 @@ begin
 
     ---- What is claimed ----------------------------------------------------------------
 
+    v_positions := '{}';
     v_wanted := (
         select coalesce(sum(c.count), 0) from unnest(v_calls) with ordinality as c (
             call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
         where c.call = 'claim'
           and (v_status[c.nth] in ('done', 'acknowledged') or v_status[c.nth] is null));
     if v_wanted > 0 and not v_consumer.paused then
+        v_asked := v_wanted;
         if v_consumer.in_flight_max is not null then
             -- The count of what is held must not move under those who count it.
             perform from counterfoil.consumer_progress p
@@ -885,19 +944,29 @@ begin
             for no key update;
             v_locked := true;
             v_now := clock_timestamp();
+            -- What is due and locked may be about to be extended, in time: it counts.
             v_wanted := least(v_wanted, greatest(0, v_consumer.in_flight_max - (
                 select count(*) from counterfoil.deliveries d
                 where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_now and d.state = 'held')));
+                  and d.due_at > v_progress.due_low and d.state = 'held'
+            ) + cardinality(array(
+                select d.position from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
+                  and d.due_at > v_progress.due_low and d.due_at <= v_now and d.state = 'held'
+                for key share skip locked))));
         end if;
-        v_taken := array(
-            select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
+        select coalesce(array_agg(d.position), '{}'), coalesce(array_agg(d.attempt), '{}'),
+               coalesce(array_agg(d.place), '{}')
+        into v_positions, v_attempts, v_places
+        from (
+            select d.position, d.attempts + 1 as attempt, d.ctid as place
             from counterfoil.deliveries d
             where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
               and d.position >= v_progress.low and d.state = 'ready'
             order by d.position limit v_wanted
-            for no key update skip locked);
-        if cardinality(v_taken) < v_wanted then
+            for no key update skip locked
+        ) as d;
+        if cardinality(v_positions) < v_wanted then
             v_head := coalesce((
                 select e.position from counterfoil.events e
                 where e.tenant_id = p_tenant_id order by e.position desc limit 1), 0);
@@ -907,39 +976,52 @@ begin
                 for no key update skip locked;
                 v_locked := found;
             end if;
-            if v_locked then
+            -- Whoever changes what it reads holds its progress; so from here on that stays.
+            select * into v_current from counterfoil.consumers c
+            where c.tenant_id = p_tenant_id and c.name = p_name
+              and c.generation = v_consumer.generation;
+            if v_locked and found then
                 for v_step in 1 .. c_steps loop
-                    exit when cardinality(v_taken) >= v_wanted or v_head <= (
+                    v_reached := (
                         select p.reached from counterfoil.consumer_progress p
                         where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-                    if counterfoil.put_out(p_tenant_id, v_consumer, v_head) > 0 then
-                        v_taken := v_taken || array(
-                            select row(null, null, null, d.position, d.attempts + 1)::counterfoil.token
+                    exit when cardinality(v_positions) >= v_wanted or v_head <= v_reached;
+                    select * into v_put_out from counterfoil.put_out(
+                        p_tenant_id, v_current, v_head);
+                    v_held_back := v_put_out.held_back;
+                    exit when v_held_back is not null;
+                    if v_put_out.events > 0 then
+                        -- What was ready up to there is taken.
+                        select v_positions || coalesce(array_agg(d.position), '{}'),
+                               v_attempts || coalesce(array_agg(d.attempt), '{}'),
+                               v_places || coalesce(array_agg(d.place), '{}')
+                        into v_positions, v_attempts, v_places
+                        from (
+                            select d.position, d.attempts + 1 as attempt, d.ctid as place
                             from counterfoil.deliveries d
                             where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                              and d.position >= v_progress.low and d.state = 'ready'
-                              and not exists (
-                                  select from unnest(v_taken) as t where t.position = d.position)
-                            order by d.position limit v_wanted - cardinality(v_taken)
-                            for no key update skip locked);
+                              and d.position > v_reached and d.state = 'ready'
+                            order by d.position limit v_wanted - cardinality(v_positions)
+                            for no key update skip locked
+                        ) as d;
                     end if;
                 end loop;
             end if;
-            v_behind := v_head > (
+            v_behind := v_held_back is null and v_head > (
                 select p.reached from counterfoil.consumer_progress p
                 where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-            v_short := cardinality(v_taken) < v_wanted;
         end if;
+        -- Also where no more may be in flight: it is to be told when to come again.
+        v_short := cardinality(v_positions) < v_asked;
     end if;
 
-    if v_taken <> '{}' then
+    if v_positions <> '{}' then
         -- Of what is too long for one answer, the rest stays ready.
         select array_agg(m.text order by m.nth) into v_texts
         from (
             select t.nth, e.text,
                    sum(octet_length(e.text)) over (order by t.nth) - octet_length(e.text) as before
-            from unnest(v_taken) with ordinality as t (
-                request, principal, generation, position, attempt, nth)
+            from unnest(v_positions) with ordinality as t (position, nth)
             cross join lateral (
                 select counterfoil.event_text(e) as text from counterfoil.events e
                 where e.tenant_id = p_tenant_id and e.position = t.position
@@ -947,32 +1029,30 @@ begin
             ) as e
         ) as m
         where m.before < c_claim_bytes_max;
-        v_taken := array(
-            select row(c.nth, c.principal, v_consumer.generation, t.position, t.attempt)::counterfoil.token
-            from unnest(v_taken) with ordinality as t (
-                request, principal, generation, position, attempt, nth)
-            join (
-                select c.nth, c.principal, c.count, sum(c.count) over (order by c.nth) as up_to
-                from unnest(v_calls) with ordinality as c (
-                    call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-                where c.call = 'claim'
-                  and (v_status[c.nth] in ('done', 'acknowledged') or v_status[c.nth] is null)
-            ) as c on t.nth <= c.up_to and t.nth > c.up_to - c.count
-            where t.nth <= cardinality(v_texts)
-            order by t.nth);
+        v_freed := v_freed or cardinality(v_texts) < cardinality(v_positions);
+        -- Whose each of them is: the first claim has as many as it asks for, then the next.
+        v_requests := array(
+            select c.nth
+            from unnest(v_calls) with ordinality as c (
+                call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
+            cross join lateral generate_series(1, c.count)
+            where c.call = 'claim'
+              and (v_status[c.nth] in ('done', 'acknowledged') or v_status[c.nth] is null)
+            order by c.nth
+            limit cardinality(v_texts));
         v_now := clock_timestamp();
         v_ends := v_now + v_consumer.lease_seconds * interval '1 second';
         update counterfoil.deliveries d
         set state = 'held', attempts = t.attempt, due_at = v_ends, claimed_at = v_now,
-            holder = v_calls[t.request].holder, principal = t.principal
-        from unnest(v_taken) as t
-        where d.tenant_id = p_tenant_id and d.generation = t.generation and d.position = t.position;
+            holder = v_calls[t.request].holder, principal = v_calls[t.request].principal
+        from unnest(v_places, v_attempts, v_requests) as t (place, attempt, request)
+        where d.ctid = t.place and t.request is not null;
         return query
-            select t.request - 1, t.position, t.attempt, counterfoil.time_text(v_ends),
-                   v_texts[t.nth]
-            from unnest(v_taken) with ordinality as t (
-                request, principal, generation, position, attempt, nth)
-            order by t.nth;
+            select t.request - 1, t.position, t.attempt, ends.text, t.text
+            from (select counterfoil.time_text(v_ends) as text) as ends
+            cross join unnest(v_positions, v_attempts, v_requests, v_texts)
+                as t (position, attempt, request, text)
+            where t.request is not null;
     end if;
 
     if v_again <> '{}' then
@@ -1000,15 +1080,19 @@ begin
 
     insert into counterfoil.consumer_calls as k (
         tenant_id, principal, key, content_digest, answer, created_at)
-    select p_tenant_id, c.principal, c.key, c.content_digest, jsonb_build_object('taken', coalesce((
-               select jsonb_agg(jsonb_build_array(t.generation, t.position, t.attempt))
-               from unnest(v_taken) as t where t.request = c.nth), '[]')),
-           clock_timestamp()
+    select p_tenant_id, c.principal, c.key, c.content_digest,
+           jsonb_build_object('taken', coalesce(t.taken, '[]')), clock_timestamp()
     from unnest(v_calls) with ordinality as c (
         call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-    where c.key is not null and (
-        v_status[c.nth] = 'done' and c.call <> 'extend'
-        or exists (select from unnest(v_taken) as t where t.request = c.nth))
+    left join (
+        select t.request, jsonb_agg(
+                   jsonb_build_array(v_consumer.generation, t.position, t.attempt)) as taken
+        from unnest(v_positions, v_attempts, v_requests) as t (position, attempt, request)
+        where t.request is not null and v_calls[t.request].key is not null
+        group by t.request
+    ) as t on t.request = c.nth
+    where c.key is not null
+      and (v_status[c.nth] = 'done' and c.call <> 'extend' or t.taken is not null)
     order by c.principal, c.key
     on conflict on constraint consumer_calls_pkey do update
     set answer = excluded.answer, created_at = excluded.created_at;
@@ -1038,7 +1122,9 @@ begin
         'generation', v_consumer.generation,
         'changed_by', v_consumer.position,
         'freed', v_freed,
+        'frees', v_consumer.order_by is not null or v_consumer.in_flight_max is not null,
         'behind', v_behind,
+        'held_back', v_held_back,
         'next_due_seconds', extract(epoch from v_next_due - clock_timestamp()),
         'exhausted', exists (
             select from counterfoil.deliveries d
@@ -1318,7 +1404,7 @@ declare
     v_old counterfoil.consumers;
     v_new counterfoil.consumers;
     v_begun boolean;
-    v_reached bigint := counterfoil.start_position(p_tenant_id, p_effect -> 'start', p_position);
+    v_reached bigint;
 begin
     select * into v_old from counterfoil.consumers c
     where c.tenant_id = p_tenant_id and c.name = p_effect ->> 'name';
@@ -1331,6 +1417,10 @@ begin
         p_effect ->> 'dead_letters', coalesce(v_old.paused, false),
         coalesce(v_old.created_at, p_now), coalesce(v_old.created_by, p_effect ->> 'by'));
 
+    -- From "now" on means from the event that said so first.
+    v_reached := counterfoil.start_position(
+        p_tenant_id, v_new.start,
+        case when v_new.start = v_old.start then v_old.generation else p_position end);
     if v_old.name is null then
         if (select count(*) from counterfoil.consumers c
             where c.tenant_id = p_tenant_id) >= c_consumers_max
@@ -1354,7 +1444,7 @@ begin
        or v_new.order_by is distinct from v_old.order_by
     then
         -- Locked, so that nothing is put out by the old query after this.
-        select p.put_out > 0 into v_begun from counterfoil.consumer_progress p
+        select p.put_out > 0 or p.sought into v_begun from counterfoil.consumer_progress p
         where p.tenant_id = p_tenant_id and p.generation = v_old.generation
         for no key update skip locked;
         if not found then
@@ -1418,8 +1508,9 @@ begin
         if v_reached is null then
             return 'after_above_head';
         end if;
-        insert into counterfoil.consumer_progress (tenant_id, generation, consumer, reached, low)
-        values (p_tenant_id, p_position, v_consumer.name, v_reached, v_reached + 1);
+        insert into counterfoil.consumer_progress (
+            tenant_id, generation, consumer, reached, low, sought)
+        values (p_tenant_id, p_position, v_consumer.name, v_reached, v_reached + 1, true);
         update counterfoil.consumers c set generation = p_position, position = p_position
         where c.tenant_id = p_tenant_id and c.name = v_consumer.name;
         -- What is put out anew needs no letter to be remembered by.
@@ -1454,6 +1545,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1474,7 +1567,9 @@ begin
     if not found then
         return 'consumer_not_found';
     end if;
-    if p_effect ->> 'principal' is not null then
+    if cardinality(v_positions) > (select count(distinct t.position) from unnest(v_tokens) as t) then
+        return 'lease_lost';
+    elsif p_effect ->> 'principal' is not null then
         v_fault := counterfoil.hand_in_fault(p_tenant_id, p_effect, v_tokens);
         if v_fault is not null then
             return v_fault;
@@ -1494,7 +1589,8 @@ begin
                 join counterfoil.deliveries d
                     on d.tenant_id = p_tenant_id and d.generation = t.generation
                     and d.position = t.position
-                where d.state = 'exhausted' and d.attempts = t.attempt
+                where d.generation = v_consumer.generation
+                  and d.state = 'exhausted' and d.attempts = t.attempt
             ) = cardinality(v_positions) then 'row_busy' else 'unchanged' end;
         end if;
     end if;
@@ -1543,6 +1639,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1578,6 +1676,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1615,17 +1715,23 @@ begin
         return 'row_busy';
     end if;
 
-    update counterfoil.deliveries d set state = 'ready', uncounted = d.attempts
+    update counterfoil.deliveries d
+    set state = 'ready', uncounted = d.attempts, history = l.history
+    from counterfoil.dead_letters l
     where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-      and d.position = any (v_holding.positions);
+      and d.position = any (v_holding.positions)
+      and l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = d.position;
     insert into counterfoil.deliveries (
         tenant_id, generation, position, state, attempts, uncounted, history, keys, place)
     select p_tenant_id, v_consumer.generation, j.position,
            case when j.waits then 'waiting' else 'ready' end, l.attempts, l.attempts, l.history,
            j.keys, v_progress.reached + v_progress.place_shift + j.nth
     from unnest(v_joining) with ordinality as j (position, keys, waits, nth)
-    join counterfoil.dead_letters l
-        on l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position;
+    cross join lateral (
+        select l.attempts, l.history from counterfoil.dead_letters l
+        where l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = j.position
+        offset 0
+    ) as l;
     insert into counterfoil.delivery_keys (tenant_id, generation, key, place, position)
     select p_tenant_id, v_consumer.generation, k.key,
            v_progress.reached + v_progress.place_shift + j.nth, j.position
@@ -1648,6 +1754,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare
@@ -1767,6 +1875,9 @@ set enable_mergejoin = off
 set jit = off
 as $$
 #variable_conflict use_column
+declare
+    -- A clock that is asked for each row cannot be looked up in an index.
+    v_now timestamptz := clock_timestamp();
 begin
     perform set_config('counterfoil.consumers', 'all', true);
     return query
@@ -1774,7 +1885,7 @@ begin
         where exists (
             select from counterfoil.deliveries d
             where d.tenant_id = c.tenant_id and d.generation = c.generation
-              and d.due_at <= clock_timestamp()
+              and d.due_at <= v_now
             offset 0)
         or exists (
             select from counterfoil.deliveries d
@@ -1782,14 +1893,24 @@ begin
               and d.state = 'exhausted'
             offset 0);
     return query
-        select distinct p.tenant_id, null from counterfoil.consumer_progress p
+        -- Of each tenant that has calls the oldest, from one tenant to the next.
+        with recursive calling (tenant_id, created_at) as (
+            (select k.tenant_id, k.created_at from counterfoil.consumer_calls k
+             order by k.tenant_id, k.created_at limit 1)
+            union all
+            select following.* from calling
+            cross join lateral (
+                select k.tenant_id, k.created_at from counterfoil.consumer_calls k
+                where k.tenant_id > calling.tenant_id
+                order by k.tenant_id, k.created_at limit 1
+            ) as following
+        )
+        select k.tenant_id, null from calling k where k.created_at < v_now - interval '11 minutes'
+        union
+        select p.tenant_id, null from counterfoil.consumer_progress p
         where not exists (
             select from counterfoil.consumers c
-            where c.tenant_id = p.tenant_id and c.name = p.consumer and c.generation = p.generation)
-        or exists (
-            select from counterfoil.consumer_calls k
-            where k.tenant_id = p.tenant_id and k.created_at < clock_timestamp() - interval '11 minutes'
-            offset 0);
+            where c.tenant_id = p.tenant_id and c.name = p.consumer and c.generation = p.generation);
     perform set_config('counterfoil.consumers', '', true);
 end
 $$;
@@ -1809,6 +1930,7 @@ set jit = off
 as $$
 declare
     v_tenant_id integer := counterfoil.current_tenant();
+    v_now timestamptz := clock_timestamp();
     v_over record;
     v_positions bigint[];
     v_rows integer := 0;
@@ -1843,11 +1965,48 @@ begin
     delete from counterfoil.consumer_calls k
     where k.tenant_id = v_tenant_id and (k.principal, k.key) in (
         select o.principal, o.key from counterfoil.consumer_calls o
-        where o.tenant_id = v_tenant_id and o.created_at < clock_timestamp() - interval '10 minutes'
+        where o.tenant_id = v_tenant_id and o.created_at < v_now - interval '10 minutes'
         order by o.created_at limit p_rows_max
         for update skip locked);
     get diagnostics v_deleted = row_count;
     return v_rows + v_deleted;
+end
+$$;
+
+-- All consumers of all tenants, up to a number.
+create function counterfoil.every_consumer(p_limit integer) returns setof counterfoil.consumers
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform set_config('counterfoil.consumers', 'all', true);
+    return query
+        select c.* from counterfoil.consumers c order by c.tenant_id, c.name limit p_limit;
+    perform set_config('counterfoil.consumers', '', true);
+end
+$$;
+
+-- How consumers of all tenants stand, each with its tenant's name: for the operator's metrics.
+create function counterfoil.consumer_states_v1(p_limit integer)
+returns table (tenant_name text, state text)
+language plpgsql volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_consumer counterfoil.consumers;
+    v_before text := current_setting('counterfoil.tenant_id', true);
+begin
+    for v_consumer in
+        select c.* from counterfoil.every_consumer(p_limit) as c
+    loop
+        -- Each is looked at as its tenant would.
+        perform set_config('counterfoil.tenant_id', v_consumer.tenant_id::text, true);
+        return query
+            select b.name, counterfoil.consumer_text(v_consumer)
+            from counterfoil.books b where b.tenant_id = v_consumer.tenant_id;
+    end loop;
+    perform set_config('counterfoil.tenant_id', coalesce(v_before, ''), true);
 end
 $$;
 
@@ -2560,5 +2719,6 @@ grant execute on function
     counterfoil.consume_v1(integer, text, jsonb, boolean, integer),
     counterfoil.consumer_text(counterfoil.consumers),
     counterfoil.consumers_in_need_v1(),
+    counterfoil.consumer_states_v1(integer),
     counterfoil.clear_consumers_v1(integer)
     to counterfoil_service;

@@ -1,0 +1,132 @@
+-- Holders that claim deliveries and acknowledge them: in a call each, or one in the other's `done`.
+--
+-- wrk does not tell which connection an answer belongs to, and it does not matter: whoever is
+-- next to send acknowledges the batch that has been waiting for the longest, and claims if there
+-- is none. One thread drives all connections, so it sees every event that was handed out, and
+-- that none of them was handed out twice.
+--
+-- Arguments: `ack`, `done` or `outcomes`; the consumer's path; the headers of every request, with
+-- a bar between two; how many holders; how many events a claim asks for; and for `outcomes` the
+-- file of events, one of which goes with each that is acknowledged.
+local templates = require("templates")
+-- A worker that finds nothing waits at the service, and does not ask again and again.
+local WAIT_SECONDS = 5
+local mode, path, rest, holders, count
+local outcomes, next_outcome = {}, 0
+local waiting, first, last = {}, 1, 0
+local seen = {}
+local threads = {}
+
+claims, claims_answered, empty_claims = 0, 0, 0
+acks, acks_answered = 0, 0
+claimed, sent = 0, 0
+handed_out_twice, later_attempts, strange = 0, 0, 0
+
+function setup(thread)
+   threads[#threads + 1] = thread
+end
+
+function init(args)
+   mode = args[1]
+   path = args[2]
+   rest = args[3]:gsub("|", "\r\n")
+   holders = tonumber(args[4])
+   count = tonumber(args[5])
+   if mode == "outcomes" then
+      local file = assert(io.open(args[6], "rb"))
+      for outcome in file:read("*a"):gmatch("[^\30]+") do outcomes[#outcomes + 1] = outcome end
+      file:close()
+   end
+end
+
+local function post(call, body)
+   return "POST " .. path .. call .. " HTTP/1.1\r\n" .. rest .. "\r\nContent-Length: " .. #body
+      .. "\r\n\r\n" .. body
+end
+
+local function ack(tokens)
+   acks = acks + 1
+   local body = '{"tokens":["' .. table.concat(tokens, '","') .. '"]'
+   if mode == "outcomes" then
+      local events = {}
+      for index = 1, #tokens do
+         next_outcome = next_outcome % #outcomes + 1
+         events[index] = outcomes[next_outcome]
+      end
+      body = body .. ',"events":[' .. table.concat(events, ",") .. "]"
+   end
+   return post("/ack", body .. "}")
+end
+
+local function claim(tokens)
+   claims = claims + 1
+   local body = '{"holder":"holder-' .. claims % holders .. '","count":' .. count
+      .. ',"wait_seconds":' .. WAIT_SECONDS
+   if tokens then
+      body = body .. ',"done":["' .. table.concat(tokens, '","') .. '"]'
+   end
+   return post("/claim", body .. "}")
+end
+
+local called = false
+
+function request()
+   -- wrk calls this once before the start, to see what comes: that first one is never sent.
+   if not called then
+      called = true
+      return post("/claim", "{}")
+   end
+   if first > last then return claim(nil) end
+   local tokens = waiting[first]
+   waiting[first] = nil
+   first = first + 1
+   sent = sent + #tokens
+   return mode == "done" and claim(tokens) or ack(tokens)
+end
+
+-- A delivery's event comes first in it, and the event's id first in that.
+local function take(body)
+   local tokens, ids = {}, 0
+   for token in body:gmatch('"token":%s*"([^"]+)"') do tokens[#tokens + 1] = token end
+   for id in body:gmatch('"event":%s*{%s*"id":%s*(%d+)') do
+      ids = ids + 1
+      if seen[id] then handed_out_twice = handed_out_twice + 1 end
+      seen[id] = true
+   end
+   for attempt in body:gmatch('"attempt":%s*(%d+)') do
+      ids = ids + 1
+      if attempt ~= "1" then later_attempts = later_attempts + 1 end
+   end
+   if ids ~= 2 * #tokens then strange = strange + 1 end
+   return tokens
+end
+
+function response(status, headers, body)
+   if body:find('"deliveries"', 1, true) then
+      claims_answered = claims_answered + 1
+      local tokens = take(body)
+      if #tokens == 0 then
+         empty_claims = empty_claims + 1
+         return
+      end
+      claimed = claimed + #tokens
+      last = last + 1
+      waiting[last] = tokens
+   elseif status == 200 or status == 201 then
+      acks_answered = acks_answered + 1
+   else
+      strange = strange + 1
+   end
+end
+
+function done(summary, latency)
+   local thread = threads[1]
+   local more = {}
+   for _, name in ipairs({
+      "claims", "claims_answered", "empty_claims", "acks", "acks_answered",
+      "claimed", "sent", "handed_out_twice", "later_attempts", "strange",
+   }) do
+      more[name] = thread:get(name)
+   end
+   templates.report(summary, latency, more)
+end
