@@ -3,6 +3,8 @@
 What scopes allow is tried in ``tests/properties/test_scopes.py``.
 """
 
+from typing import get_args
+
 import pytest
 
 from counterfoil.server.access.scopes import (
@@ -71,7 +73,7 @@ def asks(*types: str, tags: tuple[str, ...] = ()) -> list[Item]:
         (f"read:a@{'k' * 65}", "is no kind of tags"),
         (
             "manage:key",
-            "`manage:` goes on with `keys`, `event-types`, `brake`, `settings` or `*`; this",
+            "`manage:` goes on with `keys`, `event-types`, `brake`, `consumers`, `settings` or `*`; this",
         ),
         ("operate:", "`operate:` goes on with `tenants`, `metrics` or `*`; this is `operate:`."),
         ("operate:t*", "`operate:` goes on with"),
@@ -171,7 +173,7 @@ def test_control_is_not_handed_on_by_those_who_do_not_have_it() -> None:
     assert (
         admin.missing_to_grant(Scopes.parse(["manage:*", "operate:metrics"])) == "operate:metrics"
     )
-    each = Scopes.parse([f"manage:{what}" for what in ("keys", "event-types", "brake", "settings")])
+    each = Scopes.parse([f"manage:{what}" for what in get_args(Managed)])
     assert each.missing_to_grant(admin) is None
 
 

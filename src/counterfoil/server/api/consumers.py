@@ -303,7 +303,7 @@ async def list_dead_letters(request: Request) -> Answer:
     return list_answer("dead_letters", listed.texts, listed.next)
 
 
-@router.get("/consumers/{name}/dead-letters/{id}", **described.GET_LETTER)  # noqa: FAST003
+@router.get("/consumers/{name}/dead-letters/{id}", **described.GET_LETTER)  # noqa: FAST003 - the same
 async def get_dead_letter(request: Request) -> Answer:
     """Show one dead letter: its attempts, and why it was set aside."""
     no_parameters(request)
@@ -315,13 +315,13 @@ async def get_dead_letter(request: Request) -> Answer:
     )
 
 
-@router.post("/consumers/{name}/dead-letters/replay", **described.REPLAY)  # noqa: FAST003
+@router.post("/consumers/{name}/dead-letters/replay", **described.REPLAY)  # noqa: FAST003 - the same
 async def replay_dead_letters(request: Request) -> Answer:
     """Hand dead letters out again."""
     return await _settled(request, Replay, "replayed")
 
 
-@router.post("/consumers/{name}/dead-letters/drop", **described.DROP)  # noqa: FAST003
+@router.post("/consumers/{name}/dead-letters/drop", **described.DROP)  # noqa: FAST003 - the same
 async def drop_dead_letters(request: Request) -> Answer:
     """Drop dead letters: nobody is to work on them any more."""
     return await _settled(request, Drop, "dropped")

@@ -70,7 +70,7 @@ _CONSUMER: Final[Json] = {
     "attempts_max": 10,
     "backoff": {"initial_seconds": 1, "factor": 2, "max_seconds": 300},
     "order_by": "customer",
-    "in_flight_max": None,
+    "in_flight_max": 100,
     "dead_letters": "pass",
     "status": "running",
     "position": 1040,
@@ -293,7 +293,7 @@ LIST_LETTERS: Final = parts.call(
     "list_dead_letters",
     "consumers",
     _answer(
-        schemas_consumers.DeadLetterList, {"dead_letters": [_LETTER], "next": None}, "One page."
+        schemas_consumers.DeadLetterList, {"dead_letters": [_LETTER], "next": "NDE="}, "One page."
     ),
     (*parts.READ_REFUSALS, problems.CONSUMER_NOT_FOUND),
     needs=parts.ANY,

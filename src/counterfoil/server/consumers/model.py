@@ -216,9 +216,9 @@ class Backoff(Wire):
         Field(description="What each further failure multiplies it by."),
     ] = limits.BACKOFF_FACTOR_DEFAULT
     max_seconds: Annotated[
-        Annotated[Number, _Number(0, limits.BACKOFF_SECONDS_MAX, "max_seconds")],
+        Annotated[Number, _Number(0, limits.BACKOFF_GROWS_TO_SECONDS_MAX, "max_seconds")],
         Field(description="What it grows to at most."),
-    ] = limits.BACKOFF_SECONDS_DEFAULT
+    ] = limits.BACKOFF_GROWS_TO_SECONDS_DEFAULT
 
 
 class NewConsumer(Wire):

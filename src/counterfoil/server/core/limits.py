@@ -354,10 +354,10 @@ BACKOFF_FACTOR_DEFAULT: Final = 2
 BACKOFF_FACTOR_MAX: Final = 10
 """By what it may grow."""
 
-BACKOFF_SECONDS_DEFAULT: Final = 300
+BACKOFF_GROWS_TO_SECONDS_DEFAULT: Final = 300
 """What the wait grows to at most, when a consumer does not say."""
 
-BACKOFF_SECONDS_MAX: Final = 24 * 3_600
+BACKOFF_GROWS_TO_SECONDS_MAX: Final = 24 * 3_600
 """What it may grow to."""
 
 RELEASE_DELAY_SECONDS_MAX: Final = 7 * 24 * 3_600
