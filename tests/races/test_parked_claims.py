@@ -144,7 +144,7 @@ async def test_other_calls_do_not_forget_who_waits_for_a_key(
         await getattr(here, how)(other)
     if not waiting.done():
         # Another process, which dies before it can ring.
-        there.log.ring_consumer = lambda *_: None  # type: ignore[method-assign]
+        there.log.ring_consumer = lambda *_: None  # type: ignore[method-assign]  # a ring that is lost
         await there.ack(first)
     async with asyncio.timeout(AT_ONCE):
         assert len(await waiting) == 1
