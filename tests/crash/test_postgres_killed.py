@@ -5,40 +5,25 @@ service forgot to have flushed would be gone with the server's memory.
 """
 
 import asyncio
-import contextlib
-import os
-import signal
 from typing import Any
 
-import psycopg
 import pytest
 
 from counterfoil.server.db.embedded import EmbeddedPostgres
+from tests.crash.killing import kill_all
 from tests.support.appends import calling, note, stored
 from tests.support.cluster import Cluster
 from tests.support.gates import opened_book
 from tests.support.ledger import Ledger, Outcome
 from tests.support.service import running_service
 from tests.support.starting import Start
-from tests.support.waiting import eventually, wait_for
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("crash")]
 
 WRITERS = 24
 
 KILLS_MIN = 2
-
-
-def kill_all(server: EmbeddedPostgres) -> None:
-    """End the server and every process of it without warning, at one moment."""
-    with psycopg.connect(server.url) as connection:
-        processes = [pid for (pid,) in connection.execute("select pid from pg_stat_activity")]
-    assert server.pid is not None
-    # The postmaster first: it would otherwise see a child die, and clean up.
-    for pid in (server.pid, *processes):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: server.pid is None, "the killed server to be gone")
 
 
 async def grows(ledger: Ledger, outcome: Outcome, count: int) -> None:
