@@ -74,8 +74,8 @@ def test_a_killed_scorer_and_what_became_of_its_work(capsys: pytest.CaptureFixtu
 
     shown = capsys.readouterr().out
     assert row(shown, "scored")[1:] == ["4", "by two copies of the scorer: 3 and 1"]
-    assert row(shown, "scorers killed")[1:] == ["1", "scorer-2, half-way, 2 payments in hand"]
-    assert row(shown, "taken over")[1:] == ["2", "by scorer-1, within 3.0 s"]
+    assert row(shown, "scorers killed")[1:] == ["1", "scorer-2, half-way, with payments in hand"]
+    assert row(shown, "handed out again")[1:] == ["2", "to scorer-1, within 3.0 s"]
     assert row(shown, "not done")[1] == "0"
     assert "What scorer-2 had in hand is not lost, and not scored twice." in shown
 

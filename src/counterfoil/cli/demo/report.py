@@ -84,7 +84,7 @@ def _table(outcome: Outcome) -> Table:
     table.add_section()
     if outcome.killed_at:
         table.add_row("scorers killed", str(len(tally[wire.KILLED])), _loss(tally))
-        table.add_row("taken over", str(len(tally.taken_over)), _takeover(tally))
+        table.add_row("handed out again", str(len(tally.again)), _takeover(tally))
     table.add_row("not done", str(outcome.undone), "of what the consumers handed out")
     table.add_section()
     table.add_row("events", str(tally.events), f"in {outcome.tally.seconds:.1f} s")
@@ -104,17 +104,13 @@ def _shares(tally: Tally) -> str:
 
 
 def _loss(tally: Tally) -> str:
-    return f"{tally.killed}, half-way, {_payments(len(tally[wire.HELD]))} in hand"
+    return f"{tally.killed}, half-way, with payments in hand"
 
 
 def _takeover(tally: Tally) -> str:
-    """By whom, and how long it took: the rest of a lease."""
+    """To whom, and how long it took: the rest of a lease."""
     others = " and ".join(copy for copy in tally.scored_by if copy != tally.killed)
-    return f"by {others}, within {tally.taken_over_after - tally.killed_after:.1f} s"
-
-
-def _payments(count: int) -> str:
-    return f"{count} payment{'' if count == 1 else 's'}"
+    return f"to {others}, within {tally.taken_over_after - tally.killed_after:.1f} s"
 
 
 def _verdict(outcome: Outcome) -> Iterator[RenderableType]:
