@@ -203,6 +203,55 @@ async def test_both_services_are_ready(behind: Behind) -> None:
             assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.promise("P5", "P8")
+async def test_work_is_handed_over(behind: Behind) -> None:
+    """Claimed here and acknowledged there; and a claim that waits hears of what is let go there."""
+    one, other = behind.services
+    async with (
+        calling(one.url, key=BOOTSTRAP) as here,
+        calling(other.url, key=BOOTSTRAP) as there,
+        session_of(behind.pooler) as session,
+    ):
+
+        async def call(caller: Caller, what: str, key: str | None = None, **body: object) -> Json:
+            answer = await caller.client.post(
+                f"/consumers/pooled/{what}",
+                json=body,
+                headers={} if key is None else {"Idempotency-Key": key},
+            )
+            assert answer.is_success, answer.text
+            answered: Json = answer.json()
+            return answered
+
+        query = [{"types": ["noted"], "tags": ["shelf:work"]}]
+        put = {"query": query, "order_by": "shelf"}
+        assert (await here.client.put("/consumers/pooled", json=put)).status_code == 201
+        for _ in range(3):
+            stored(await here.append(note(shelf_id="work")))
+        claim: Json = {"holder": "h", "count": 10}
+        (first,) = (await call(here, "claim", "claim", **claim))["deliveries"]
+        assert (await call(there, "claim", "claim", **claim))["deliveries"] == [first]
+        waiting = asyncio.create_task(call(here, "claim", holder="h2", wait_seconds=20))
+
+        async def listening() -> list[int]:
+            return listeners(behind)
+
+        await eventually(listening, "its process to listen")
+        await call(there, "extend", tokens=[first["token"]])
+        outcome = note(shelf_id="done")
+        await call(there, "ack", "ack", tokens=[first["token"]], events=[outcome])
+        (second,) = (await waiting)["deliveries"]
+        await call(there, "set-aside", tokens=[second["token"]], reason="No.")
+        await call(here, "dead-letters/drop", all=True, reason="No.")
+        await call(here, "pause", reason="Wait.")
+        await call(there, "resume", reason="On.")
+        (third,) = (await call(there, "claim", **claim))["deliveries"]
+        await call(here, "release", tokens=[third["token"]])
+        await call(here, "seek", to="now", reason="Enough.")
+        assert (await here.client.delete("/consumers/pooled")).status_code == 200
+        assert_clean(await look(session), behind)
+
+
 @pytest.mark.promise("P2")
 async def test_a_live_stream_hears_of_what_another_process_writes(behind: Behind) -> None:
     """Its doorbell hangs on a session of its own, around the pooler."""

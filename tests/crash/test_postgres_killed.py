@@ -5,15 +5,18 @@ service forgot to have flushed would be gone with the server's memory.
 """
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
+from counterfoil.server.core.errors import Unavailable
 from counterfoil.server.db.embedded import EmbeddedPostgres
 from tests.crash.killing import kill_all
 from tests.support.appends import calling, note, stored
 from tests.support.cluster import Cluster
 from tests.support.gates import opened_book
+from tests.support.holding import running_process
 from tests.support.ledger import Ledger, Outcome
 from tests.support.service import running_service
 from tests.support.starting import Start
@@ -70,3 +73,27 @@ async def test_no_acknowledged_event_is_lost_with_postgresql(
                 assert ledger.count("unknown") == 0
                 await ledger.check(book)
                 assert stored(await caller.append(note(last=True))) == await book.head()
+
+
+@pytest.mark.promise("P8")
+async def test_claims_that_wait_outlive_the_server(
+    server: EmbeddedPostgres, fragile: Cluster, start: Start[Any]
+) -> None:
+    """They hold nothing of it: what is written when it is back is handed to them."""
+    with fragile.database() as database:
+        async with running_process(database.url) as process:
+            await process.put()
+            waiting = [start(process.claim(wait_seconds=30)) for _ in range(3)]
+            await process.parked(3)
+            await asyncio.to_thread(kill_all, server)
+            await asyncio.to_thread(server.start)
+
+            async def written() -> bool:
+                with contextlib.suppress(Unavailable):
+                    await process.note(3)
+                    return True
+                return False
+
+            await eventually(written, "three events to be written")
+            async with asyncio.timeout(10):
+                assert [len(tokens) for tokens in await asyncio.gather(*waiting)] == [1, 1, 1]

@@ -4,6 +4,7 @@ No connection breaks and no error comes, so nothing but our own clocks can end t
 proxy holds one statement still; every other connection goes through.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,9 +17,10 @@ from counterfoil.server.log.operations import Log
 from tests.support.appends import append_request, note, unless_flagged
 from tests.support.cluster import Cluster
 from tests.support.gates import Book, opened_book
+from tests.support.holding import running_process
 from tests.support.proxy import Proxy, proxying
 from tests.support.starting import Start
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS_MAX, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -119,3 +121,24 @@ async def test_a_condition_that_looks_far_back_holds_up_its_like_only(
     slow.answer()
     assert (await far).first_position == 6
     assert await book.head() == 6
+
+
+@pytest.mark.promise("P8", "P13")
+async def test_a_claim_that_is_never_answered_holds_nobody_up(
+    proxy: Proxy, tx: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller is told that nobody knows; whoever comes next has another connection."""
+    async with running_process(proxy.url) as process:
+        await process.put()
+        await process.note()
+        monkeypatch.setattr(limits, "READ_SECONDS_MAX", SOON_SECONDS)
+        stuck = proxy.catch(tx.encode())
+
+        with pytest.raises(OutcomeUnknown):
+            await process.claim(holder=tx)
+        assert stuck.seen
+        monkeypatch.undo()
+
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            assert len(await process.claim(holder="another")) == 1
+        stuck.cut()

@@ -85,6 +85,7 @@ class Lane:
         waiting: what goes to the database next.
         parked: claims that found nothing; those that have waited the longest stand first.
         news: whether those are to be tried again.
+        others_to_tell: whether other processes are to hear of it, should it be enough for all here.
         due: whether something is, and is to be taken back by the next call.
         watch: who is told of what matches the consumer's query, as it stood after the event
             ``watched_as``.
@@ -100,6 +101,7 @@ class Lane:
         self.waiting: deque[Waiting] = deque()
         self.parked: OrderedDict[Waiting, None] = OrderedDict()
         self.news = False
+        self.others_to_tell = False
         self.driver: asyncio.Task[None] | None = None
         self.watch: Watch | None = None
         self.watched_as = 0

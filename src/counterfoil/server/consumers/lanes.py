@@ -133,9 +133,17 @@ class Lanes:
                 self._parked.give_back(tenant_id, 1)
 
     def news(self, tenant_id: int, name: str) -> None:
-        """A consumer has something ready, or has changed; tell the other processes too."""
-        self._rang(tenant_id, name)
-        self._log.ring_consumer(tenant_id, name)
+        """A consumer has something ready, or has changed.
+
+        Those who wait here are tried first. The other processes are told where nobody does, or
+        where there is enough for everybody here.
+        """
+        lane = self._lanes.get((tenant_id, name))
+        if lane is None or not lane.parked:
+            self._log.ring_consumer(tenant_id, name)
+        if lane is not None:
+            lane.others_to_tell = bool(lane.parked)
+            self._ring(lane, False)
 
     def handed_in(self, tenant_id: int, name: str) -> None:
         """An append has taken something out of its holder's hands."""
@@ -273,7 +281,7 @@ class Lanes:
         documents = [waiting.document for waiting in group]
         try:
             async with (
-                self._places.place(lane.tenant_id, seconds_max=limits.CONNECTION_WAIT_SECONDS_MAX),
+                self._places.place(lane.tenant_id, seconds_max=_patience(group)),
                 self._connection() as connection,
             ):
                 try:
@@ -324,7 +332,8 @@ class Lanes:
         ]
         lane.park(went_short)
         if went_short:
-            # Only such a call says what those who wait, wait for.
+            # Nothing is left; and only such a call says what those who wait, wait for.
+            lane.others_to_tell = False
             self._watching.note(lane, unfinished=told.unfinished)
             self._set_timer(lane, consumed)
         elif not lane.parked:
@@ -332,9 +341,10 @@ class Lanes:
         elif any(waiting.was_parked for waiting in group):
             lane.news = True
         if told.freed and lane.parked:
-            lane.news = True
-        elif told.freed:
+            lane.news = lane.others_to_tell = True
+        elif told.freed or (lane.others_to_tell and not lane.parked):
             self._log.ring_consumer(lane.tenant_id, lane.name)
+            lane.others_to_tell = False
         if told.exhausted:
             self.exhausted(lane.tenant_id, lane.name)
 
@@ -421,6 +431,18 @@ _WHOSE: Final = ("principal", "key", "digest")
 
 # As log/writer.py has them: errors that say "not now", and nothing of what was asked.
 _NOT_NOW: Final = frozenset({"25", "40", "53", "55", "57"})
+
+
+def _patience(group: Sequence[Waiting]) -> float:
+    """How long a group may wait for a place in the database, in seconds.
+
+    Claims that wait anyway wait for that too: after a start, everybody's come at once.
+    """
+    now = asyncio.get_running_loop().time()
+    return max(
+        limits.QUEUE_WAIT_SECONDS_MAX,
+        min(0 if one.wait_until is None else one.wait_until - now for one in group),
+    )
 
 
 def _refuse(group: Sequence[Waiting], error: CounterfoilError) -> None:

@@ -27,6 +27,9 @@ _log = structlog.get_logger(__name__)
 IDLE_SECONDS: Final = 30.0
 """How long a lane without any call is kept, and with it its watch."""
 
+BEGUN_AT_ONCE: Final = 4
+"""Watches that begin at the same time. After a start thousands may, and others read too."""
+
 Lanes = dict[tuple[int, str], Lane]
 
 
@@ -48,6 +51,7 @@ class Watching:
         self._unfinished: dict[int, set[Lane]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._at_once = asyncio.Semaphore(BEGUN_AT_ONCE)
         self._closed = False
 
     def start(self) -> None:
@@ -105,22 +109,24 @@ class Watching:
         """Be told of what matches the consumer's query from now on, and then look once more."""
         try:
             self.forget(lane)
-            reading = await self._store.reading(lane.tenant_id, lane.name)
-            if reading is None:
-                lane.refuse_all(ConsumerNotFound(NO_CONSUMER))
-                return
-            lane.watch = await self._log.watch(
-                lane.tenant_id,
-                [*items_of(reading.query), about(lane.name)],
-                lambda: self._ring(lane, False),
-            )
+            async with self._at_once:
+                reading = await self._store.reading(lane.tenant_id, lane.name)
+                if reading is None:
+                    lane.refuse_all(ConsumerNotFound(NO_CONSUMER))
+                    return
+                lane.watch = await self._log.watch(
+                    lane.tenant_id,
+                    [*items_of(reading.query), about(lane.name)],
+                    lambda: self._ring(lane, False),
+                )
             # The query may have been changed meanwhile. Then the look that follows says so.
             lane.watched_as = reading.changed_by
+            self._ring(lane, False)
         except Unavailable as error:
+            # The next look after the lanes begins it anew.
             _log.info("a consumer's watch waits", reason=str(error))
         finally:
             lane.watching = None
-            self._ring(lane, False)
 
     async def _look_again(self) -> None:
         while True:
