@@ -58,17 +58,12 @@ class Poster(Agent):
     name = words.POSTER
 
     async def obey(self, command: dict[str, Any]) -> None:
-        """Post one transaction."""
-        payload = command["payload"]
-        transaction_id = payload["transaction_id"]
-        stored = await self.cf.events.append(
-            agent_name=self.name,
-            event_type=words.POSTED,
-            payload=payload,
-            occurred_at=command["occurred_at"],
-            idempotency_key=self.key("post", transaction_id),
-        )
-        self.pipes.report(wire.POSTED, transaction_id, stored.id)
+        """Post some transactions, all or none."""
+        posted = [NewEvent(agent_name=self.name, **payment) for payment in command["payments"]]
+        ids = [event.payload["transaction_id"] for event in posted]
+        stored = await self.cf.events.append_batch(posted, idempotency_key=self.key("post", ids[0]))
+        for transaction_id, position in zip(ids, stored.ids, strict=True):
+            self.pipes.report(wire.POSTED, transaction_id, position)
 
 
 class Scorer(Worker):

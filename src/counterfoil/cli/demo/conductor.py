@@ -71,6 +71,9 @@ for it, however long it takes."""
 FAREWELL_SECONDS_MAX: Final = 5.0
 """How long an agent may take to end when it is told to, before it is killed."""
 
+POSTED_AT_ONCE: Final = 8
+"""Payments that the poster is told of together: what two scorers have in hand."""
+
 LAST_LINES_MAX: Final = 20
 """How much of what an agent said about its troubles is shown when it ends early."""
 
@@ -301,15 +304,16 @@ def _is_over(tally: Tally, transactions: Sequence[Transaction], brief: Brief) ->
 
 
 async def _post(agents: Company, transactions: Sequence[Transaction], run_id: str) -> None:
-    for transaction in transactions:
-        await agents.tell(
-            words.POSTER,
+    for first in range(0, len(transactions), POSTED_AT_ONCE):
+        payments = [
             {
-                "command": wire.POST,
+                "event_type": words.POSTED,
                 "payload": transaction.payload(run_id),
                 "occurred_at": transaction.occurred_at.isoformat(),
-            },
-        )
+            }
+            for transaction in transactions[first : first + POSTED_AT_ONCE]
+        ]
+        await agents.tell(words.POSTER, {"command": wire.POST, "payments": payments})
 
 
 async def _answer(agents: Company, report: Report, brief: Brief) -> None:

@@ -8,7 +8,7 @@ because the run is over or because the conductor is gone, the agent ends.
 | down     | to           | meaning                                                   |
 |----------|--------------|-----------------------------------------------------------|
 | `start`  | all          | the brief: run, guard or not, the races, the kill         |
-| `post`   | poster       | a customer has paid: this payload, at this time           |
+| `post`   | poster       | customers have paid: these payloads, at these times       |
 | `flag`   | investigator | a cardholder says: this payment is not mine               |
 | `commit` | approver, scorers | the gate of this transaction is open                 |
 
