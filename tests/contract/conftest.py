@@ -1,14 +1,17 @@
 """A real service for the contract tests, its clients, and a book that can be asked whether it grew."""
 
 import asyncio
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import httpx2
 import pytest
 
 from counterfoil import AsyncCounterfoil, Counterfoil
+from counterfoil.cli.app import run
 from tests.support.cluster import Cluster
 from tests.support.service import Service, running_service
 from tests.unit.client.doors import Blocking
@@ -100,3 +103,42 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
         yield connected
         for client in made:
             client.close()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Call(Protocol):
+    """Runs a command in this process."""
+
+    def __call__(self, *arguments: str, stdin: str = "", **variables: str) -> Ended: ...
+
+
+@pytest.fixture
+def call(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    shared_service: Service,
+) -> Call:
+    """Run a command against the shared service, in this process: most tests need no other."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COUNTERFOIL_BASE_URL", shared_service.url)
+    monkeypatch.delenv("COUNTERFOIL_API_KEY", raising=False)
+
+    def run_here(*arguments: str, stdin: str = "", **variables: str) -> Ended:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capsys.readouterr()
+        code = run(list(arguments))
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err, printed.err
+        return Ended(code, printed.out, printed.err)
+
+    return run_here

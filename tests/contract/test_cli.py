@@ -1,15 +1,12 @@
 """The command line against real services and databases."""
 
-import io
 import json
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -17,8 +14,7 @@ import httpx2
 import pytest
 
 from counterfoil import Counterfoil, NewEvent
-from counterfoil.cli.app import run
-from tests.contract.conftest import KEY
+from tests.contract.conftest import KEY, Call
 from tests.db.scratch import login
 from tests.support.cluster import Cluster, Database
 from tests.support.command_line import counterfoil, ending, started, to_its_end
@@ -26,41 +22,6 @@ from tests.support.service import Service, running_service
 from tests.support.waiting import WAIT_SECONDS_MAX
 
 # --- append, read, tail -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ended:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-class Call(Protocol):
-    def __call__(self, *arguments: str, stdin: str = "", **variables: str) -> Ended: ...
-
-
-@pytest.fixture
-def call(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    shared_service: Service,
-) -> Call:
-    """Run a command against the shared service, in this process: most tests need no other."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("COUNTERFOIL_BASE_URL", shared_service.url)
-    monkeypatch.delenv("COUNTERFOIL_API_KEY", raising=False)
-
-    def run_here(*arguments: str, stdin: str = "", **variables: str) -> Ended:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        capsys.readouterr()
-        code = run(list(arguments))
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err, printed.err
-        return Ended(code, printed.out, printed.err)
-
-    return run_here
 
 
 @pytest.fixture

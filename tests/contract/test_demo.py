@@ -1,12 +1,14 @@
 """The demo for real: agent processes on a real service, and the judge of what they wrote."""
 
 import json
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 import httpx2
@@ -14,8 +16,8 @@ import pytest
 
 from counterfoil import Counterfoil
 from counterfoil.cli.app import run
+from counterfoil.cli.demo import pipeline, wire
 from counterfoil.cli.demo import vocabulary as words
-from counterfoil.cli.demo import wire
 from counterfoil.cli.demo.cards import COLUMNS
 from counterfoil.cli.demo.wire import Brief
 from tests.contract.conftest import KEY
@@ -57,6 +59,10 @@ def story(cf: Counterfoil, run_id: str) -> dict[str, list[str]]:
     return told
 
 
+def consumers(cf: Counterfoil) -> list[str]:
+    return [consumer.name for consumer in cf.consumers.list()]
+
+
 FLAGGED_LATE = [words.POSTED, words.SCORED, words.CLEARED, words.FLAGGED]
 
 
@@ -75,6 +81,37 @@ def test_with_the_guard_exactly_the_races_are_refused(
     assert list(told.values()).count([*FLAGGED_LATE, words.DECLINED]) == RACES
     assert list(told.values()).count([*FLAGGED_LATE, words.APPROVED]) == 0
     assert len(told) == int(TRANSACTIONS)
+    assert set(outcome["scored_by"]) == set(words.SCORERS)
+    assert not [name for name in consumers(cf) if outcome["run_id"] in name]
+
+
+@pytest.mark.promise("P8")
+def test_a_scorer_that_is_killed_loses_nothing_and_nothing_is_scored_twice(
+    locked_service: Service, cf: Counterfoil
+) -> None:
+    outcome = perform(locked_service, "--kill")
+
+    assert outcome["ok"] is True
+    assert outcome["killed"] == 1
+    assert outcome["killed_copy"] in words.SCORERS
+    assert outcome["held"] >= 1
+    assert outcome["taken_over"] == outcome["held"]
+    assert sum(outcome["scored_by"].values()) == int(TRANSACTIONS)
+    # The test's own reading of the book: who scored what, and at which attempt.
+    (survivor,) = set(words.SCORERS) - {outcome["killed_copy"]}
+    scores = list(cf.events.list(tags=words.run_tag(outcome["run_id"]), types=words.SCORED))
+    scored = [score.payload["transaction_id"] for score in scores]
+    assert len(scored) == len(set(scored)) == int(TRANSACTIONS)
+    again = [score.context for score in scores if score.context and score.context["attempt"] > 1]
+    assert len(again) == outcome["handed_out_again"] >= outcome["held"]
+    assert {"copy": survivor, "attempt": 2} in again
+    for customer in {score.payload["customer_id"] for score in scores}:
+        of_customer = [
+            score.payload["transaction_id"]
+            for score in scores
+            if score.payload["customer_id"] == customer
+        ]
+        assert of_customer == sorted(of_customer)
 
 
 def test_without_the_guard_exactly_the_races_slip_through(
@@ -154,13 +191,29 @@ def test_a_service_that_dies_ends_the_demo_with_3(database: Database) -> None:
     assert "cannot be reached" in errors or "was lost" in errors or "not known" in errors
 
 
+def test_an_agent_that_is_frozen_ends_the_demo_with_6_and_its_reason(database: Database) -> None:
+    with running_service(database.url) as service, Counterfoil(base_url=service.url) as cf:
+        cf.brake.freeze(agent=words.APPROVER, reason="Every decision is looked at today.")
+        ended = counterfoil(
+            *("demo", "fraud", "--transactions", TRANSACTIONS, "--base-url", service.url)
+        )
+        left = consumers(cf)
+
+    assert ended.returncode == 6
+    assert "The approver ended early" in ended.stderr
+    assert ended.stderr.count("Every decision is looked at today.") == 1
+    assert "Traceback" not in ended.stderr
+    assert left == []
+
+
 # --- One agent, led by hand -------------------------------------------------------------
 
 
 class Led:
-    """An agent process whose conductor is the test."""
+    """An agent's process whose conductor is the test."""
 
     def __init__(self, name: str, service: Service, brief: Brief) -> None:
+        self.name = name
         self.process = subprocess.Popen(
             [sys.executable, "-m", "counterfoil.cli.demo.agents", name],
             stdin=subprocess.PIPE,
@@ -175,17 +228,24 @@ class Led:
         self.process.stdin.write(wire.encode(dict(command)))
         self.process.stdin.flush()
 
-    def next_report(self) -> dict[str, Any]:
+    @property
+    def reports(self) -> IO[bytes]:
         assert self.process.stdout is not None
-        report: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return self.process.stdout
+
+    def next_report(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.reports.readline())
         return report
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.dismiss()
 
     def dismiss(self) -> int:
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.close()
         code = self.process.wait(WAIT_SECONDS_MAX)
-        self.process.stdout.close()
+        self.reports.close()
         return code
 
 
@@ -204,13 +264,20 @@ def about(run_id: str, transaction: str) -> dict[str, str]:
     }
 
 
+@pytest.fixture
+def run_id(shared_cf: Counterfoil) -> Iterator[str]:
+    """A run whose consumers are there."""
+    run_id = uuid4().hex[:8]
+    with pipeline.consumers(shared_cf, run_id):
+        yield run_id
+
+
 @pytest.mark.promise("P4")
 def test_the_approver_looks_again_when_anybody_has_flagged_in_between(
-    shared_service: Service, shared_cf: Counterfoil
+    shared_service: Service, shared_cf: Counterfoil, run_id: str
 ) -> None:
-    run_id = uuid4().hex[:8]
     subject = about(run_id, "tx")
-    brief = Brief(run_id, shared_cf.events.latest("x").head, True, (subject["transaction_id"],))
+    brief = Brief(run_id, guarded=True, gated=(subject["transaction_id"],))
     approver = Led(words.APPROVER, shared_service, brief)
     try:
         shared_cf.events.append(
@@ -228,6 +295,8 @@ def test_the_approver_looks_again_when_anybody_has_flagged_in_between(
         assert approver.next_report()["done"] == wire.REFUSED
         declined = approver.next_report()
         assert declined["done"] == wire.DECLINED
+        # The refusal has cost nothing: it was the same delivery.
+        assert declined["attempt"] == 1
         event = shared_cf.events.get(declined["position"])
         assert event.event_type == words.DECLINED
         assert event.caused_by == (flag.id,)
@@ -237,11 +306,10 @@ def test_the_approver_looks_again_when_anybody_has_flagged_in_between(
 
 
 def test_others_overtake_a_transaction_that_stands_at_a_gate(
-    shared_service: Service, shared_cf: Counterfoil
+    shared_service: Service, shared_cf: Counterfoil, run_id: str
 ) -> None:
-    run_id = uuid4().hex[:8]
     gated, free = about(run_id, "gated"), about(run_id, "free")
-    brief = Brief(run_id, shared_cf.events.latest("x").head, True, (gated["transaction_id"],))
+    brief = Brief(run_id, guarded=True, gated=(gated["transaction_id"],))
     approver = Led(words.APPROVER, shared_service, brief)
     try:
         for subject in (gated, free):
@@ -262,9 +330,78 @@ def test_others_overtake_a_transaction_that_stands_at_a_gate(
         assert approver.dismiss() == 0
 
 
-def test_an_agent_ends_when_its_conductor_is_gone(shared_service: Service) -> None:
-    for name in words.AGENTS:
-        assert Led(name, shared_service, Brief(uuid4().hex, 0, True, ())).dismiss() == 0
+def test_a_later_verdict_finds_its_transaction_decided(
+    shared_service: Service, shared_cf: Counterfoil, run_id: str
+) -> None:
+    subject = about(run_id, "tx")
+    approver = Led(words.APPROVER, shared_service, Brief(run_id, guarded=True, gated=()))
+    try:
+        for event_type in (words.CLEARED, words.FLAGGED):
+            shared_cf.events.append(
+                agent_name=words.INVESTIGATOR, event_type=event_type, payload=subject
+            )
+
+        done = [approver.next_report()["done"], approver.next_report()["done"]]
+        assert done in ([wire.APPROVED, wire.NOTED], [wire.DECLINED, wire.NOTED])
+        tags = words.transaction_tag(subject["transaction_id"])
+        decisions = shared_cf.events.list(types=[words.APPROVED, words.DECLINED], tags=tags)
+        assert len(list(decisions)) == 1
+        assert pipeline.left_over(shared_cf, run_id)[words.APPROVER] == pipeline.Left(0, 0)
+    finally:
+        assert approver.dismiss() == 0
+
+
+def payment(run_id: str, number: int) -> dict[str, Any]:
+    return {
+        **about(run_id, f"tx{number}"),
+        "merchant": "Alder Grocery",
+        "amount_minor": 100,
+        "minor_digits": 2,
+        "currency": "EUR",
+    }
+
+
+@pytest.mark.promise("P8")
+def test_what_a_killed_scorer_held_goes_to_the_other_and_its_customer_waits(
+    shared_service: Service, shared_cf: Counterfoil, run_id: str
+) -> None:
+    payments = [payment(run_id, number) for number in (1, 2)]
+    ids = [each["transaction_id"] for each in payments]
+    brief = Brief(run_id, guarded=True, gated=(), killed_at=ids[0])
+    first, second = (Led(name, shared_service, brief) for name in words.SCORERS)
+    try:
+        for each in payments:
+            shared_cf.events.append(
+                agent_name=words.POSTER,
+                event_type=words.POSTED,
+                payload=each,
+                occurred_at=datetime(2026, 1, 5, 8, tzinfo=UTC),
+            )
+        # Whichever was handed the first payment says so, and stands still.
+        ready, _, _ = select.select([first.reports, second.reports], [], [], WAIT_SECONDS_MAX)
+        dead, heir = (first, second) if first.reports in ready else (second, first)
+        held = dead.next_report()
+        assert (held["done"], held["transaction_id"]) == (wire.HELD, ids[0])
+        dead.kill()
+        heir.tell({"command": wire.COMMIT, "transaction_id": ids[0]})
+
+        reports = [heir.next_report(), heir.next_report()]
+        assert [(each["transaction_id"], each["attempt"]) for each in reports] == [
+            (ids[0], 2),
+            (ids[1], 1),
+        ]
+        scores = list(shared_cf.events.list(types=words.SCORED, tags=words.run_tag(run_id)))
+        assert [score.payload["transaction_id"] for score in scores] == ids
+        assert scores[0].context == {"copy": heir.name, "attempt": 2}
+    finally:
+        for scorer in (first, second):
+            scorer.dismiss()
+
+
+def test_an_agent_ends_when_its_conductor_is_gone(shared_service: Service, run_id: str) -> None:
+    for name in words.PROCESSES:
+        brief = Brief(run_id, guarded=True, gated=())
+        assert Led(name, shared_service, brief).dismiss() == 0
 
 
 # --- The check --------------------------------------------------------------------------

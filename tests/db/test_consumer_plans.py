@@ -124,20 +124,20 @@ def held(connection: psycopg.Connection, count: int) -> list[tuple[int, int, int
 CALLS: dict[str, tuple[int, Callable[[psycopg.Connection], Callable[[], Any]]]] = {
     "claim": (120, lambda c: lambda: consume(c, claim(10))),
     "claim nothing": (20, lambda c: lambda: consume(c, claim(0))),
-    "ack": (150, lambda c: _with(held(c, 10), lambda t: consume(c, ack(*t)))),
+    "ack": (250, lambda c: _with(held(c, 10), lambda t: consume(c, ack(*t)))),
     "extend": (80, lambda c: _with(held(c, 10), lambda t: consume(c, extend(*t)))),
     "release": (80, lambda c: _with(held(c, 10), lambda t: consume(c, release(*t, reason="No.")))),
     "keyed": (
-        150,
+        250,
         lambda c: _with(held(c, 10), lambda t: consume(c, ack(*t, key="k", digest="00" * 32))),
     ),
     "hand in": (
-        200,
+        400,
         lambda c: _with(
             held(c, 10), lambda t: append_one(c, request(principal="agent:a", **hands_in(*t)))
         ),
     ),
-    "set aside": (200, lambda c: _with(held(c, 10), lambda t: set_aside(c, *t))),
+    "set aside": (400, lambda c: _with(held(c, 10), lambda t: set_aside(c, *t))),
     "replay": (200, lambda c: lambda: replay(c, *range(20_001, 20_011))),
     "drop": (100, lambda c: lambda: drop(c, *range(20_001, 20_011))),
     "put": (30, lambda c: lambda: make_consumer(c, query=[{"types": ["x"]}])),

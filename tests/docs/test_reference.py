@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -27,6 +27,7 @@ from counterfoil.client import (
     transport,
 )
 from counterfoil.client.answers import Answer, error_of
+from counterfoil.server.access.scopes import Managed, Operated, Verb
 from counterfoil.server.api.problems import CATALOGUE, ProblemType
 from counterfoil.server.consumers import figures, states
 from counterfoil.server.core import limits, metrics
@@ -243,13 +244,15 @@ def _commands() -> set[str]:
     """Every command of the command line, with its groups."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    found = set()
+    return set(_commands_of(group, "counterfoil"))
+
+
+def _commands_of(group: TyperGroup, path: str) -> Iterator[str]:
     for name, command in group.commands.items():
         if isinstance(command, TyperGroup):
-            found |= {f"counterfoil {name} {inner}" for inner in command.commands}
+            yield from _commands_of(command, f"{path} {name}")
         else:
-            found.add(f"counterfoil {name}")
-    return found
+            yield f"{path} {name}"
 
 
 def test_every_command_is_documented_and_no_other() -> None:
@@ -262,6 +265,16 @@ def test_every_exit_code_is_documented_with_its_meaning() -> None:
     assert page("docs/commands.md").rows("code", "meaning") == [
         (str(code.value), meaning) for code, meaning in MEANINGS.items()
     ]
+
+
+# --- Scopes ---------------------------------------------------------------------------
+
+
+def test_every_scope_is_explained() -> None:
+    explained = page("docs/guides/keys-and-tenants.md").section("Scopes")
+    assert all(f"`{verb}:" in explained for verb in get_args(Verb))
+    assert all(f"`manage:{what}`" in explained for what in get_args(Managed))
+    assert all(f"`operate:{what}`" in explained for what in get_args(Operated))
 
 
 # --- Promises and metrics -------------------------------------------------------------

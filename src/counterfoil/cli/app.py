@@ -12,6 +12,7 @@ import typer
 from counterfoil import CounterfoilError, __version__
 from counterfoil.cli import (
     brake,
+    consumers,
     event_types,
     events,
     importing,
@@ -70,6 +71,7 @@ for _name, _group in (
     ("tenants", tenants),
 ):
     app.add_typer(_group.app, name=_name, rich_help_panel="Who may write what")
+app.add_typer(consumers.app, name="consumers", rich_help_panel="Who works on what")
 app.add_typer(demo.app, name="demo", rich_help_panel="The demo")
 
 

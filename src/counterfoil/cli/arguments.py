@@ -217,8 +217,8 @@ def read_object(
     return value
 
 
-def read_query_item(text: str) -> QueryItem:
-    """One item of a condition: ``"type=flag_transaction tag=transaction:tx_987"``.
+def read_query_item(text: str, option: str = "--fail-if") -> QueryItem:
+    """One item of a query: ``"type=flag_transaction tag=transaction:tx_987"``.
 
     The words are split as a shell splits them, so a name with a space goes in quotes.
 
@@ -229,19 +229,25 @@ def read_query_item(text: str) -> QueryItem:
     try:
         words = shlex.split(text)
     except ValueError:
-        raise Misused(f"--fail-if {text!r}: a quotation mark is not closed.") from None
+        raise Misused(f"{option} {text!r}: a quotation mark is not closed.") from None
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not value or name not in asked:
             raise Misused(
-                f"--fail-if {text!r}: {word!r} is not type=…, agent=… or tag=…. "
-                'Write for example --fail-if "type=flag_transaction tag=transaction:tx_987".'
+                f"{option} {text!r}: {word!r} is not type=…, agent=… or tag=…. "
+                f'Write for example {option} "type=flag_transaction tag=transaction:tx_987".'
             )
         asked[name].append(value)
     try:
         return QueryItem(types=asked["type"], agents=asked["agent"], tags=asked["tag"])
     except UnsendableValue:
-        raise Misused("--fail-if asks nothing. Name a type=…, an agent=… or a tag=….") from None
+        raise Misused(f"{option} asks nothing. Name a type=…, an agent=… or a tag=….") from None
+
+
+def query_item_text(item: QueryItem) -> str:
+    """An item as ``read_query_item`` takes it."""
+    asked = (("type", item.types), ("agent", item.agents), ("tag", item.tags))
+    return " ".join(shlex.quote(f"{name}={each}") for name, values in asked for each in values)
 
 
 def read_moment(text: str) -> datetime:

@@ -59,8 +59,9 @@ def create(
         list[str] | None,
         typer.Option(
             metavar="SCOPE",
-            help="What it may do, such as `append:flag_*`, `read:*` or `read:*@customer`; "
-            "repeatable. [default: all that its kind is for]",
+            help="What it may do, such as `append:flag_*`, `read:*`, `read:*@customer`, "
+            "`consume:scorer` or `manage:consumers`; repeatable. [default: all that its kind is "
+            "for]",
         ),
     ] = None,
     expires_at: ExpiresAt = None,
@@ -89,6 +90,9 @@ def create(
 
         KEY=$(counterfoil keys create agent fraud_agent \
             --scope "append:flag_*" --scope "read:*" --expires-in 90d)
+
+        counterfoil keys create agent scorer \
+            --scope "consume:scorer" --scope "read:payment" --scope "append:scored"
 
         counterfoil keys create auditor m.ito --scope "read:*" | vault write …
 

@@ -30,8 +30,7 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     console = results()
     safe = [[_safe(cell) for cell in row] for row in rows]
     if not console.is_terminal:
-        for line in _lines([[Text(heading) for heading in headings], *safe]):
-            console.print(Text(line))
+        print_rows([[Text(heading) for heading in headings], *safe])
         return
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for index, heading in enumerate(headings):
@@ -46,8 +45,7 @@ def show_fields(fields: Iterable[tuple[str, Cell]]) -> None:
     console = results()
     rows = [[Text(name, style="dim"), _safe(value)] for name, value in fields]
     if not console.is_terminal:
-        for line in _lines(rows):
-            console.print(Text(line))
+        print_rows(rows)
         return
     table = Table.grid(padding=(0, _GAP, 0, 0))
     table.add_column(no_wrap=True)
@@ -55,6 +53,13 @@ def show_fields(fields: Iterable[tuple[str, Cell]]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def print_rows(rows: Sequence[Sequence[Cell]]) -> None:
+    """Print rows for a pipe or a file: one line each, whole, their cells below each other."""
+    console = results()
+    for line in _lines([[_safe(cell) for cell in row] for row in rows]):
+        console.print(Text(line))
 
 
 def _lines(rows: Sequence[Sequence[Text]]) -> Iterable[str]:

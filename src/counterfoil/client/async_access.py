@@ -53,7 +53,8 @@ class AsyncKeys:
                 never appends).
             name: the holder's name; an agent's is the ``agent_name`` of its events.
             scopes: what it may do: ``append:TYPE``, ``read:TYPE``, ``read:TYPE@TAG_KIND``,
-                ``manage:keys`` …; a TYPE may end in ``*``. Left out: all that its kind is for.
+                ``consume:NAME``, ``manage:keys``, ``manage:consumers`` …; a TYPE or the NAME of
+                consumers may end in ``*``. Left out: all that its kind is for.
             mode: ``live`` or ``test``; stands in the key's text.
             expires_at: from when on it opens nothing: a datetime with a time zone, or RFC 3339.
             rate_per_second, rate_burst: how many calls it may make for ever, and at once.

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from counterfoil.cli.app import run
+from tests.unit.client.simulated_consumers import SimulatedConsumers
 from tests.unit.client.simulated_service import SimulatedService
 
 
@@ -37,9 +38,9 @@ class Terminal(io.TextIOWrapper):
 
 
 @pytest.fixture
-def service() -> SimulatedService:
+def service() -> SimulatedConsumers:
     """The simulated service that the commands talk to."""
-    return SimulatedService()
+    return SimulatedConsumers()
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def address(service: SimulatedService) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(answer.content)
 
-        do_GET = do_POST = do_PUT = answer  # noqa: N815 - the names that the library looks for
+        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the names that the library looks for
 
         def log_message(self, *_: object) -> None:
             """Say nothing: what is printed is what the tests look at."""

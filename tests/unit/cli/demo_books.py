@@ -26,6 +26,7 @@ Event = dict[str, Any]
 Book = list[Event]
 
 RUN = "r1"
+CUSTOMER = "cust_1"
 START = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
 
 
@@ -42,8 +43,13 @@ def event(
         "id": position,
         "agent_name": agent,
         "event_type": event_type,
-        "payload": {"run_id": RUN, "transaction_id": transaction, **payload},
-        "tags": [f"run:{RUN}", f"transaction:{transaction}"],
+        "payload": {
+            "run_id": RUN,
+            "transaction_id": transaction,
+            "customer_id": CUSTOMER,
+            **payload,
+        },
+        "tags": [f"customer:{CUSTOMER}", f"run:{RUN}", f"transaction:{transaction}"],
         "created_at": moment.isoformat(timespec="microseconds"),
         "occurred_at": None,
         "caused_by": list(causes),
@@ -52,7 +58,7 @@ def event(
 
 
 def good_book() -> Book:
-    """Three transactions: approved, declined after a late flag, declined at once."""
+    """Three transactions of one customer: approved, declined after a late flag, declined at once."""
     return [
         event(1, POSTER, POSTED, "tx_a"),
         event(2, POSTER, POSTED, "tx_b"),
@@ -120,6 +126,15 @@ def _added(*told: Any, **payload: Any) -> Callable[[Book], Book]:
     return lambda book: [*book, event(len(book) + 1, *told, **payload)]
 
 
+def _all(*changes: Callable[[Book], Book]) -> Callable[[Book], Book]:
+    def changed(book: Book) -> Book:
+        for change in changes:
+            book = change(book)
+        return book
+
+    return changed
+
+
 def _posted_late(book: Book) -> Book:
     """The score of tx_a at 3 now stands before its posting, which moves to 14."""
     return [
@@ -153,6 +168,34 @@ BAD_BOOKS = (
     BadBook("scored before it is posted", "posted", 3, _posted_late),
     BadBook("scored twice", "scored", 14, _added(SCORER, SCORED, "tx_a", (1,))),
     BadBook("never scored", "scored", 1, _retold(3, SCORER, SCORED, "tx_d", (1,))),
+    BadBook("judged twice", "judged", 14, _added(INVESTIGATOR, CLEARED, "tx_a", (3,))),
+    BadBook("flagged and cleared", "judged", 14, _added(INVESTIGATOR, FLAGGED, "tx_a", (3,))),
+    BadBook("never judged", "judged", 1, _changed(5, agent_name="somebody_else")),
+    BadBook("judged on nothing", "judged", 1, _changed(5, caused_by=[1])),
+    BadBook(
+        "scored out of order",
+        "order",
+        9,
+        _all(
+            _retold(6, SCORER, SCORED, "tx_c", (4,)),
+            _retold(8, INVESTIGATOR, FLAGGED, "tx_c", (6,)),
+            _retold(9, SCORER, SCORED, "tx_b", (2,)),
+            _retold(10, INVESTIGATOR, FLAGGED, "tx_b", (9,)),
+            _retold(12, INVESTIGATOR, FLAGGED, "tx_c", (8,)),
+        ),
+    ),
+    BadBook(
+        "judged out of order",
+        "order",
+        10,
+        _all(
+            _retold(8, SCORER, SCORED, "tx_c", (4,)),
+            _retold(9, INVESTIGATOR, FLAGGED, "tx_c", (8,)),
+            _retold(10, INVESTIGATOR, FLAGGED, "tx_b", (6,)),
+            _retold(12, APPROVER, DECLINED, "tx_c", (9,)),
+            _without(13),
+        ),
+    ),
     BadBook(
         "approved twice", "decided", 14, _added(APPROVER, APPROVED, "tx_a", (5,), read_head=13)
     ),

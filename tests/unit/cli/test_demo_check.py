@@ -25,6 +25,7 @@ def test_a_good_book_has_no_findings_and_is_counted() -> None:
     }
     assert report.stopped == ("tx_b",)
     assert report.slipped == ()
+    assert report.handed_out_again == ()
 
 
 @pytest.mark.parametrize("bad", BAD_BOOKS, ids=[bad.name for bad in BAD_BOOKS])
@@ -126,3 +127,36 @@ def test_the_report_is_one_json_object() -> None:
         "position": 2,
         "message": "Before 2, 1 is missing.",
     }
+
+
+def test_the_order_of_different_customers_is_free() -> None:
+    (bad,) = (bad for bad in BAD_BOOKS if bad.name == "scored out of order")
+    book = bad.events()
+    for each in book:
+        if each["payload"]["transaction_id"] == "tx_c":
+            each["payload"]["customer_id"] = "cust_2"
+
+    assert check(book).ok
+
+
+def test_a_tip_on_a_score_is_no_second_judgement() -> None:
+    tip = event(14, "somebody_else", "flag_transaction", "tx_a", (3,))
+
+    assert check([*good_book(), tip]).ok
+
+
+@pytest.mark.parametrize(
+    ("context", "again"),
+    [
+        ({"copy": "scorer-2", "attempt": 2}, ("tx_b",)),
+        ({"copy": "scorer-2", "attempt": 1}, ()),
+        ({"attempt": "2"}, ()),
+        ([], ()),
+    ],
+)
+def test_what_was_handed_out_again_is_named(context: Any, again: tuple[str, ...]) -> None:
+    book = good_book()
+    book[5]["context"] = context
+
+    assert check(book).handed_out_again == again
+    assert check(book).ok

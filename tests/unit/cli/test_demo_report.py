@@ -4,7 +4,13 @@ import pytest
 
 from counterfoil.cli.demo import wire
 from counterfoil.cli.demo.report import show_outcome
-from tests.unit.cli.test_demo_tally import found, guarded_tally, outcome, unguarded_tally
+from tests.unit.cli.test_demo_tally import (
+    found,
+    guarded_tally,
+    killed_tally,
+    outcome,
+    unguarded_tally,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +67,24 @@ def test_accounts_that_do_not_agree_are_shown(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert "The accounts of this run do not agree:" in shown
     assert "refused: missing tx_g" in shown
+
+
+def test_a_killed_scorer_and_what_became_of_its_work(capsys: pytest.CaptureFixture[str]) -> None:
+    show_outcome(outcome(killed_tally(), found(stopped="gh", again="ag"), killed_at="tx_a"))
+
+    shown = capsys.readouterr().out
+    assert row(shown, "scored")[1:] == ["4", "by two copies of the scorer: 3 and 1"]
+    assert row(shown, "scorers killed")[1:] == ["1", "scorer-2, half-way, with payments in hand"]
+    assert row(shown, "handed out again")[1:] == ["2", "to scorer-1, within 3.0 s"]
+    assert row(shown, "not done")[1] == "0"
+    assert "What scorer-2 had in hand is not lost, and not scored twice." in shown
+
+
+def test_nothing_is_wider_than_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    show_outcome(outcome(killed_tally(), found(stopped="gh", again="ag"), killed_at="tx_a"))
+    show_outcome(outcome(guarded_tally(), found(stopped="gh")))
+    show_outcome(
+        outcome(unguarded_tally(), found("late-flag", "late-flag", slipped="gh"), guarded=False)
+    )
+
+    assert max(len(line.rstrip()) for line in capsys.readouterr().out.splitlines()) <= 80

@@ -1,10 +1,12 @@
 """The seeded generator, and the races that are chosen beforehand."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from counterfoil.cli.demo.generator import generate
+from counterfoil.cli.demo.policies import AMOUNT_LARGE_UNITS
 from counterfoil.cli.demo.schedule import GATED_MIN, TooFewToGate, foresee, plan
 
 
@@ -62,6 +64,36 @@ def test_a_larger_run_races_one_in_twenty() -> None:
     schedule = plan(generate(2_000, seed=1, run_id="r"), seed=1)
 
     assert len(schedule.gated) == len(schedule.cleared) // 20
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_scorer_is_killed_half_way_and_a_customer_has_to_wait_for_it(seed: int) -> None:
+    transactions = generate(300, seed=seed, run_id="r")
+
+    middle = plan(transactions, seed=seed).middle
+
+    ids = [each.transaction_id for each in transactions]
+    place = ids.index(middle)
+    assert 150 <= place < 200
+    customer = transactions[place].customer_id
+    assert customer in [each.customer_id for each in transactions[place + 1 :]]
+
+
+def test_no_verdict_depends_on_the_order_of_different_customers() -> None:
+    """A card that two customers use: their scores are written in any order."""
+    ours, theirs = (
+        replace(each, card_id="card_shared") for each in generate(2, seed=1, run_id="r")
+    )
+    suspicious = replace(ours, amount=replace(ours.amount, minor=AMOUNT_LARGE_UNITS * 100))
+    likewise = replace(
+        theirs,
+        customer_id="cust_other",
+        amount=replace(theirs.amount, minor=AMOUNT_LARGE_UNITS * 100),
+    )
+
+    verdicts = foresee([suspicious, likewise])
+
+    assert [verdict.flagged for verdict in verdicts.values()] == [False, False]
 
 
 def test_too_few_transactions_to_race_are_refused_with_the_way_out() -> None:

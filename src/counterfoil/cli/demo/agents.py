@@ -1,75 +1,55 @@
-"""The four agents of the demo: each a process of its own, with the public client only.
+"""The four agents of the demo: processes of their own, with the public client only.
 
-    python -m counterfoil.cli.demo.agents scorer
+    python -m counterfoil.cli.demo.agents scorer-1
 
-Theory of operation. Each agent follows the book and answers what it sees with an event of
-its own; nobody calls anybody. What an agent knows it has read in the book, up to the event
-that it answers, so its judgement depends on the book and on nothing else. Every write has
-an idempotency key made of the run, the deed and the transaction: whatever happens, a
-transaction is scored once and decided once.
+Theory of operation. Nobody calls anybody. Each agent but the first is handed, by a consumer
+of its own (``pipeline.py``), what the one before it wrote, and acknowledges it with an event
+of its own: both in one step, so that nothing is done without its outcome, and no outcome is
+written twice. What an agent knows it has read in the book, up to the event that it answers,
+so its judgement depends on the book and on nothing else.
 
-    poster ── transaction_posted ──▶ scorer ── risk_score ──▶ investigator
+    poster ── transaction_posted ──▶ scorer, two copies ── risk_score ──▶ investigator
                    investigator ── clear_transaction, flag_transaction ──▶ approver
                                          approver ── approved, declined
 
-The approver is where the product shows. It reads the flags of its transaction, decides,
-and writes under the condition that no flag has been added since; if one has, the write is
-refused, it reads again, and declines. Without the guard it reads, decides and writes, as
-most agents do, and a flag that lands in between is never seen. ``conductor.py`` tells how
-that race is made certain.
+Two places show the product. Of the scorer two copies run, and share the work: the payments of
+one customer are handed out one after another, and those of a copy that is killed go to the
+other. The approver reads the flags of its transaction, decides, and acknowledges under the
+condition that no flag has been added since; if one has, that is refused, it reads again, and
+declines. Without the guard it reads, decides and writes, as most agents do, and a flag that
+lands in between is never seen. ``conductor.py`` tells how both are made certain.
 """
 
 import asyncio
-import contextlib
+import logging
+import os
 import sys
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from counterfoil import (
     AsyncCounterfoil,
     AsyncGuard,
+    AsyncHeldDelivery,
     ConditionFailed,
     CounterfoilError,
     Event,
-    QueryItem,
-    Stored,
+    NewEvent,
 )
 from counterfoil.cli.demo import policies, wire
 from counterfoil.cli.demo import vocabulary as words
+from counterfoil.cli.demo.agent import (
+    Agent,
+    Worker,
+    latest_before,
+    subject,
+    time_of,
+    transaction_of,
+)
+from counterfoil.cli.demo.standstill import Standstill
 from counterfoil.cli.demo.transactions import Transaction
 from counterfoil.cli.demo.wire import Brief, Wire
-from counterfoil.cli.exits import ExitCode, failure_of, report_of_fault
-
-RECONNECTS_MAX: Final = 5
-"""How often an agent tries to get its stream back before it gives up."""
-
-DECISIONS_AT_ONCE_MAX: Final = 16
-"""Transactions that the approver works on at the same time; those at a gate come on top."""
-
-
-class Agent:
-    """What all four have: a name, the client, the brief, and the pipes to the conductor."""
-
-    name: ClassVar[str]
-
-    def __init__(self, cf: AsyncCounterfoil, brief: Brief, pipes: Wire) -> None:
-        self.cf = cf
-        self.brief = brief
-        self.pipes = pipes
-        self.run_tag = words.run_tag(brief.run_id)
-
-    async def work(self) -> None:
-        """Do what the book asks for, until cancelled. Some agents wait for orders only."""
-        await asyncio.Event().wait()
-
-    async def obey(self, command: dict[str, Any]) -> None:
-        """Do what the conductor asks for."""
-        raise RuntimeError(f"the {self.name} takes no commands, and got {command}")
-
-    def key(self, deed: str, transaction_id: str) -> str:
-        """The idempotency key of one deed: the same deed twice is written once."""
-        return f"demo:{self.brief.run_id}:{deed}:{transaction_id}"
+from counterfoil.cli.exits import DEBUG_VARIABLE, ExitCode, failure_of, report_of_fault
 
 
 class Poster(Agent):
@@ -78,91 +58,83 @@ class Poster(Agent):
     name = words.POSTER
 
     async def obey(self, command: dict[str, Any]) -> None:
-        """Post one transaction."""
-        payload = command["payload"]
-        transaction_id = payload["transaction_id"]
-        stored = await self.cf.events.append(
-            agent_name=self.name,
-            event_type=words.POSTED,
-            payload=payload,
-            occurred_at=command["occurred_at"],
-            idempotency_key=self.key("post", transaction_id),
-        )
-        self.pipes.report(wire.POSTED, transaction_id, stored.id)
+        """Post some transactions, all or none."""
+        posted = [NewEvent(agent_name=self.name, **payment) for payment in command["payments"]]
+        ids = [event.payload["transaction_id"] for event in posted]
+        stored = await self.cf.events.append_batch(posted, idempotency_key=self.key("post", ids[0]))
+        for transaction_id, position in zip(ids, stored.ids, strict=True):
+            self.pipes.report(wire.POSTED, transaction_id, position)
 
 
-class Scorer(Agent):
+class Scorer(Worker):
     """Scores every posted transaction by velocity and amount, per card and per customer."""
 
     name = words.SCORER
+    at_once_max = 4
 
-    async def work(self) -> None:
-        """Score in the order of the book, so that scores stand in that order too."""
-        async with self.cf.events.follow(
-            types=words.POSTED,
-            tags=self.run_tag,
-            after=self.brief.after,
-            max_reconnects=RECONNECTS_MAX,
-        ) as posted:
-            async for event in posted:
-                stored = await self.score(event)
-                self.pipes.report(wire.SCORED, event.payload["transaction_id"], stored.id)
+    def __init__(self, cf: AsyncCounterfoil, brief: Brief, pipes: Wire) -> None:
+        super().__init__(cf, brief, pipes)
+        self.standstill = Standstill(brief.killed_at, pipes)
 
-    async def score(self, posted: Event) -> Stored:
+    async def handle(self, delivery: AsyncHeldDelivery) -> None:
         """Score one transaction against what was posted before it."""
-        transaction = Transaction.read(posted.payload, _time_of(posted))
-        history = await self.related(posted)
-        assessment = policies.assess(
-            transaction, [Transaction.read(past.payload, _time_of(past)) for past in history]
+        posted = delivery.event
+        transaction = Transaction.read(posted.payload, time_of(posted))
+        related = await latest_before(
+            self.cf,
+            posted,
+            words.POSTED,
+            words.customer_tag(transaction.customer_id),
+            words.card_tag(transaction.card_id),
+            count=policies.HISTORY_TRANSACTIONS_MAX,
         )
-        return await self.cf.events.append(
+        assessment = policies.assess(
+            transaction, [Transaction.read(past.payload, time_of(past)) for past in related]
+        )
+        score = NewEvent(
             agent_name=self.name,
             event_type=words.SCORED,
-            payload=_subject(posted)
+            payload=subject(posted)
             | {"score": assessment.score, "reasons": list(assessment.reasons)},
             occurred_at=transaction.occurred_at,
             caused_by=[posted],
-            idempotency_key=self.key("score", transaction.transaction_id),
+            context={"copy": self.pipes.process, "attempt": delivery.attempt},
         )
+        async with self.standstill.passed_by(transaction.transaction_id):
+            await self.finish(delivery, wire.SCORED, score)
 
-    async def related(self, posted: Event) -> Sequence[Event]:
-        """Earlier transactions of the same customer or the same card."""
-        return await _latest_related(
-            self.cf, words.POSTED, posted, policies.HISTORY_TRANSACTIONS_MAX
-        )
+    async def obey(self, command: dict[str, Any]) -> None:
+        """Go on, or do not stand still at all."""
+        self.standstill.end(command["transaction_id"])
 
 
-class Investigator(Agent):
+class Investigator(Worker):
     """Looks at a score and at the scores before it; flags, or clears. Takes late tips."""
 
     name = words.INVESTIGATOR
+    at_once_max = 8
 
-    async def work(self) -> None:
-        """Give a verdict on every scored transaction."""
-        async with self.cf.events.follow(
-            types=words.SCORED,
-            tags=self.run_tag,
-            after=self.brief.after,
-            max_reconnects=RECONNECTS_MAX,
-        ) as scored:
-            async for event in scored:
-                await self.judge(event)
-
-    async def judge(self, scored: Event) -> None:
+    async def handle(self, delivery: AsyncHeldDelivery) -> None:
         """Flag or clear one transaction."""
-        earlier = await _latest_related(self.cf, words.SCORED, scored, policies.HISTORY_SCORES_MAX)
+        scored = delivery.event
+        earlier: Sequence[Event] = ()
+        if policies.is_in_doubt(scored.payload["score"]):
+            earlier = await latest_before(
+                self.cf,
+                scored,
+                words.SCORED,
+                words.customer_tag(scored.payload["customer_id"]),
+                count=policies.HISTORY_SCORES_MAX,
+            )
         verdict = policies.investigate(
             scored.payload["score"],
-            _time_of(scored),
-            [policies.PastScore(past.payload["score"], _time_of(past)) for past in earlier],
+            time_of(scored),
+            [policies.PastScore(past.payload["score"], time_of(past)) for past in earlier],
         )
-        event_type = words.FLAGGED if verdict.flagged else words.CLEARED
-        stored = await self.say(event_type, scored, verdict.reason, deed="judge")
-        self.pipes.report(
-            wire.FLAGGED if verdict.flagged else wire.CLEARED,
-            scored.payload["transaction_id"],
-            stored.id,
-        )
+        if verdict.flagged:
+            await self.finish(delivery, wire.FLAGGED, self.flag(scored, verdict.reason))
+        else:
+            await self.finish(delivery, wire.CLEARED, self.clearance(scored, verdict.reason))
 
     async def obey(self, command: dict[str, Any]) -> None:
         """Take a cardholder's word: flag a transaction that was cleared before."""
@@ -171,77 +143,88 @@ class Investigator(Agent):
             types=words.CLEARED, tags=words.transaction_tag(transaction_id)
         )
         async for clearance in clearances:
-            stored = await self.say(words.FLAGGED, clearance, "cardholder_report", deed="flag")
-            self.pipes.report(wire.FLAGGED_LATE, transaction_id, stored.id)
+            stored = await self.cf.events.append_batch(
+                [self.flag(clearance, "cardholder_report")],
+                idempotency_key=self.key("flag", transaction_id),
+            )
+            self.pipes.report(wire.FLAGGED_LATE, transaction_id, stored.ids[0])
 
-    async def say(self, event_type: str, about: Event, reason: str, *, deed: str) -> Stored:
-        """Write one verdict."""
-        return await self.cf.events.append(
+    def flag(self, about: Event, reason: str) -> NewEvent:
+        """Say that something is wrong with a transaction."""
+        return self.verdict(words.FLAGGED, about, reason)
+
+    def clearance(self, about: Event, reason: str) -> NewEvent:
+        """Say that nothing is."""
+        return self.verdict(words.CLEARED, about, reason)
+
+    def verdict(self, event_type: str, about: Event, reason: str) -> NewEvent:
+        """Say what follows from an event."""
+        return NewEvent(
             agent_name=self.name,
             event_type=event_type,
-            payload=_subject(about) | {"reason": reason},
+            payload=subject(about) | {"reason": reason},
             caused_by=[about],
-            idempotency_key=self.key(deed, about.payload["transaction_id"]),
         )
 
 
-class Approver(Agent):
+class Approver(Worker):
     """Approves what is cleared, unless it is flagged; declines the rest."""
 
     name = words.APPROVER
+    at_once_max = 16
 
     def __init__(self, cf: AsyncCounterfoil, brief: Brief, pipes: Wire) -> None:
         super().__init__(cf, brief, pipes)
         self.gates = {transaction_id: asyncio.Event() for transaction_id in brief.gated}
-        self.taken: set[str] = set()
+
+    async def handle(self, delivery: AsyncHeldDelivery) -> None:
+        """Decide on a transaction at its first verdict; at a later one, find it decided."""
+        transaction_id = transaction_of(delivery.event)
+        async with self.cf.guard(
+            tags=words.transaction_tag(transaction_id),
+            types=[words.FLAGGED, words.APPROVED, words.DECLINED],
+        ) as seen:
+            if not seen.events:
+                await self.pass_gate(transaction_id, seen.head)
+            while not delivery.settled:
+                try:
+                    await self.decide(delivery, seen)
+                except ConditionFailed as refusal:
+                    self.pipes.report(wire.REFUSED, transaction_id, refusal.head)
+                    await seen.refresh()  # It is still in hand: look again, decide again.
+
+    async def decide(self, delivery: AsyncHeldDelivery, seen: AsyncGuard) -> None:
+        """Acknowledge with what follows from what was read."""
+        flags = [event for event in seen.events if event.event_type == words.FLAGGED]
+        if len(flags) < len(seen.events):
+            await delivery.done()
+            self.pipes.report(wire.NOTED, transaction_of(delivery.event), seen.head)
+        elif flags:
+            # A flag is never taken back, so nothing can have come in between.
+            declined = self.decision(words.DECLINED, delivery.event, seen, caused_by=flags)
+            await self.finish(delivery, wire.DECLINED, declined)
+        else:
+            # With the guard; or as it is usually done.
+            condition = seen.condition if self.brief.guarded else None
+            approved = self.decision(
+                words.APPROVED, delivery.event, seen, caused_by=[delivery.event]
+            )
+            await self.finish(delivery, wire.APPROVED, approved, condition)
+
+    def decision(
+        self, event_type: str, verdict: Event, seen: AsyncGuard, caused_by: list[Event]
+    ) -> NewEvent:
+        """Say what is decided, on what, and how far the book had been read."""
+        return NewEvent(
+            agent_name=self.name,
+            event_type=event_type,
+            payload=subject(verdict) | {"read_head": seen.head},
+            caused_by=caused_by,
+        )
 
     async def obey(self, command: dict[str, Any]) -> None:
         """Open the gate of one transaction."""
         self.gates[command["transaction_id"]].set()
-
-    async def work(self) -> None:
-        """Decide on every transaction at its first verdict; a later one finds it taken."""
-        places = asyncio.Semaphore(DECISIONS_AT_ONCE_MAX)
-        async with (
-            self.cf.events.follow(
-                types=[words.CLEARED, words.FLAGGED],
-                tags=self.run_tag,
-                after=self.brief.after,
-                max_reconnects=RECONNECTS_MAX,
-            ) as verdicts,
-            asyncio.TaskGroup() as decisions,
-        ):
-            async for verdict in verdicts:
-                transaction_id = verdict.payload["transaction_id"]
-                if transaction_id in self.taken:
-                    continue
-                self.taken.add(transaction_id)
-                # Whoever waits at a gate must not keep the others from going through.
-                place = contextlib.nullcontext() if transaction_id in self.gates else places
-                decisions.create_task(self.decide(verdict, place))
-
-    async def decide(
-        self, verdict: Event, place: contextlib.AbstractAsyncContextManager[None]
-    ) -> None:
-        """Approve or decline one transaction."""
-        transaction_id = verdict.payload["transaction_id"]
-        async with (
-            place,
-            self.cf.guard(tags=words.transaction_tag(transaction_id), types=words.FLAGGED) as flags,
-        ):
-            if not flags.events:
-                await self.pass_gate(transaction_id, flags.head)
-            while not flags.events:
-                try:
-                    stored = await self.approve(verdict, flags)
-                except ConditionFailed as refusal:
-                    self.pipes.report(wire.REFUSED, transaction_id, refusal.head)
-                    await flags.refresh()
-                else:
-                    self.pipes.report(wire.APPROVED, transaction_id, stored.id)
-                    return
-            stored = await self.decline(verdict, flags)
-            self.pipes.report(wire.DECLINED, transaction_id, stored.id)
 
     async def pass_gate(self, transaction_id: str, head: int) -> None:
         """Where a race is scheduled: say that the read is done, and wait to be let through."""
@@ -250,75 +233,21 @@ class Approver(Agent):
             self.pipes.report(wire.READ, transaction_id, head)
             await gate.wait()
 
-    async def approve(self, verdict: Event, flags: AsyncGuard) -> Stored:
-        """Approve on the strength of what was read: with the guard, or as it is usually done."""
-        approval: dict[str, Any] = {
-            "agent_name": self.name,
-            "event_type": words.APPROVED,
-            "payload": _subject(verdict) | {"read_head": flags.head},
-            "caused_by": [verdict],
-            "idempotency_key": self.key("decide", verdict.payload["transaction_id"]),
-        }
-        if self.brief.guarded:
-            return await flags.commit(**approval)
-        return await self.cf.events.append(**approval)
-
-    async def decline(self, verdict: Event, flags: AsyncGuard) -> Stored:
-        """Decline because of the flags that were read. A flag is never taken back."""
-        return await self.cf.events.append(
-            agent_name=self.name,
-            event_type=words.DECLINED,
-            payload=_subject(verdict) | {"read_head": flags.head},
-            caused_by=flags.events,
-            idempotency_key=self.key("decide", verdict.payload["transaction_id"]),
-        )
-
 
 AGENTS: Final[dict[str, type[Agent]]] = {
     agent.name: agent for agent in (Poster, Scorer, Investigator, Approver)
 }
 
 
-def _subject(event: Event) -> dict[str, Any]:
-    """The four ids that every event about a transaction bears, and that give its tags."""
-    ids = ("run_id", "transaction_id", "customer_id", "card_id")
-    return {name: event.payload[name] for name in ids}
-
-
-def _time_of(event: Event) -> datetime:
-    """When the payment was made that the event is about."""
-    if event.occurred_at is None:
-        raise ValueError(f"event {event.id} does not say when the payment was made")
-    return event.occurred_at
-
-
-async def _latest_related(
-    cf: AsyncCounterfoil, event_type: str, event: Event, count: int
-) -> Sequence[Event]:
-    """The last ``count`` events of a type before ``event``, of its customer or its card."""
-    found = cf.events.query(
-        [
-            QueryItem(types=event_type, tags=words.customer_tag(event.payload["customer_id"])),
-            QueryItem(types=event_type, tags=words.card_tag(event.payload["card_id"])),
-        ],
-        before=event.id,
-        order="desc",
-        limit=count,
-    )
-    async for page in found.pages():
-        return page.events
-    return ()
-
-
 # --- The process --------------------------------------------------------------------------
 
 
-async def live(name: str) -> None:
-    """Be one agent, until standard input closes. Raises what the agent's work raises."""
-    pipes = await Wire.open(name)
+async def live(process: str) -> None:
+    """Be one of the processes, until standard input closes. Raises what its work raises."""
+    pipes = await Wire.open(process)
     commands = pipes.commands()
     async with AsyncCounterfoil() as cf:
-        agent = AGENTS[name](cf, Brief.read(await anext(commands)), pipes)
+        agent = AGENTS[words.PROCESSES[process]](cf, Brief.read(await anext(commands)), pipes)
 
         async def obey_all() -> None:
             async for command in commands:
@@ -334,8 +263,20 @@ async def live(name: str) -> None:
             task.result()
 
 
+class _ShortFormat(logging.Formatter):
+    """What the client tells, an exception as one line; the trace only where it is asked for."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class's name
+        if os.environ.get(DEBUG_VARIABLE):
+            return super().formatException(ei)
+        return f"{type(ei[1]).__name__}: {ei[1]}"
+
+
 def main() -> int:
-    """Be the agent that the command line names; return the process's exit code."""
+    """Be the process that the command line names; return its exit code."""
+    telling = logging.StreamHandler()
+    telling.setFormatter(_ShortFormat())
+    logging.getLogger("counterfoil").addHandler(telling)
     try:
         asyncio.run(live(sys.argv[1]))
     except KeyboardInterrupt:

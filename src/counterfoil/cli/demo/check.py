@@ -11,6 +11,7 @@ Over the whole book, event by event
 Over each transaction of the demo, once all events are in
   posted     posted exactly once, before anything else is said of it
   scored     scored exactly once
+  judged     flagged or cleared exactly once on its score, by the investigator
   decided    approved or declined exactly once
   late-flag  no approval above a flag of its transaction; if the flag also lies above the
              head that the approver had read (`read_head`), it slipped past
@@ -18,12 +19,16 @@ Over each transaction of the demo, once all events are in
   grounds    a decline rests on a flag that was there
   causes     whatever is said of a transaction rests on earlier events of that transaction
 
+Over each customer of the demo
+  order      scored in the order of the postings, and judged in the order of the scores
+
 An event belongs to the demo if its payload has a `run_id`, or if it speaks of a
 transaction that such an event speaks of; other writers of the same book are left alone.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final, TypeGuard
@@ -34,6 +39,7 @@ from counterfoil.cli.demo.vocabulary import (
     DECLINED,
     EVENT_TYPES,
     FLAGGED,
+    INVESTIGATOR,
     POSTED,
     SCORED,
 )
@@ -54,6 +60,7 @@ class Report:
 
     ``slipped`` and ``stopped`` are the transactions that were flagged after they had been
     cleared and before they were decided: approved all the same, or declined in time.
+    ``handed_out_again`` are those whose score says that it was not the first attempt.
     """
 
     run_id: str | None
@@ -62,6 +69,7 @@ class Report:
     counts: dict[str, int]
     slipped: tuple[str, ...]
     stopped: tuple[str, ...]
+    handed_out_again: tuple[str, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -79,11 +87,14 @@ class _Entry:
     """What the rules need of one event."""
 
     position: int
+    agent: Any
     event_type: str
     transaction_id: str
     run_id: str | None
+    customer_id: Any
     caused_by: tuple[int, ...]
     read_head: Any
+    attempt: int
 
 
 class Checker:
@@ -135,7 +146,8 @@ class Checker:
             which = f"of run {run_id} " if run_id else ""
             self._find("posted", None, f"The book holds no transaction {which}of the demo.")
         counts: Counter[str] = Counter(dict.fromkeys(EVENT_TYPES, 0))
-        slipped, stopped = [], []
+        self._findings.extend(_judge_order(stories.values()))
+        slipped, stopped, again = [], [], []
         for transaction_id, entries in stories.items():
             self._findings.extend(_judge(transaction_id, entries))
             self._findings.extend(self._judge_causes(entries))
@@ -145,6 +157,8 @@ class Checker:
                 slipped.append(transaction_id)
             elif fate == DECLINED:
                 stopped.append(transaction_id)
+            if any(entry.event_type == SCORED and entry.attempt > 1 for entry in entries):
+                again.append(transaction_id)
         return Report(
             run_id=run_id,
             events=self._seen,
@@ -152,6 +166,7 @@ class Checker:
             counts=dict(counts),
             slipped=tuple(slipped),
             stopped=tuple(stopped),
+            handed_out_again=tuple(again),
             findings=tuple(self._findings),
         )
 
@@ -195,13 +210,18 @@ class Checker:
         if not isinstance(causes, list | tuple) or not all(map(_is_position, causes)):
             self._find("shape", position, f"{position} has no list of positions as its causes.")
             causes = ()
+        context = event.get("context")
+        attempt = context.get("attempt") if isinstance(context, Mapping) else None
         return _Entry(
             position=position,
+            agent=event.get("agent_name"),
             event_type=event_type,
             transaction_id=transaction_id,
             run_id=run_id if isinstance(run_id, str) else None,
+            customer_id=payload.get("customer_id"),
             caused_by=tuple(causes),
             read_head=payload.get("read_head"),
+            attempt=attempt if _is_position(attempt) else 1,
         )
 
     def _judge_causes(self, entries: Iterable[_Entry]) -> Iterator[Finding]:
@@ -237,35 +257,41 @@ def check(events: Iterable[Any], *, run_id: str | None = None, head: int | None 
 
 
 _EXACTLY_ONCE: Final = (
-    ("posted", "posted", (POSTED,)),
-    ("scored", "scored", (SCORED,)),
-    ("decided", "decided", (APPROVED, DECLINED)),
+    ("posted", (POSTED,)),
+    ("scored", (SCORED,)),
+    ("judged", (CLEARED, FLAGGED)),
+    ("decided", (APPROVED, DECLINED)),
 )
 
 
 def _judge(transaction_id: str, entries: list[_Entry]) -> Iterator[Finding]:
     """The rules over one transaction's events but ``causes``, which needs the whole book."""
     first = min(entries, key=lambda entry: entry.position)
-    for rule, verb, types in _EXACTLY_ONCE:
-        found = [entry.position for entry in entries if entry.event_type in types]
+    scores = {entry.position for entry in entries if entry.event_type == SCORED}
+    for rule, types in _EXACTLY_ONCE:
+        found = [
+            entry.position
+            for entry in entries
+            if entry.event_type in types and (rule != "judged" or _is_judgement(entry, scores))
+        ]
         if not found:
             yield Finding(
                 rule,
                 first.position,
-                f"{transaction_id} (first at {first.position}) is never {verb}.",
+                f"{transaction_id} (first at {first.position}) is never {rule}.",
             )
         elif len(found) > 1:
             yield Finding(
                 rule,
                 found[-1],
-                f"{transaction_id} is {verb} {len(found)} times, at {_listed(found)}.",
+                f"{transaction_id} is {rule} {len(found)} times, at {_listed(found)}.",
             )
         elif POSTED in types and found != [first.position]:
             yield Finding(
                 rule,
                 first.position,
                 f"{first.event_type} at {first.position} speaks of {transaction_id}, "
-                f"which is only {verb} at {found[0]}.",
+                f"which is only {rule} at {found[0]}.",
             )
     flags = [entry.position for entry in entries if entry.event_type == FLAGGED]
     for entry in entries:
@@ -277,6 +303,43 @@ def _judge(transaction_id: str, entries: list[_Entry]) -> Iterator[Finding]:
                 entry.position,
                 f"{transaction_id} is declined at {entry.position}, and no flag lies before that.",
             )
+
+
+def _is_judgement(entry: _Entry, scores: AbstractSet[int]) -> bool:
+    """Whether it is the investigator's verdict on a score, and not a tip that came later."""
+    return entry.agent == INVESTIGATOR and not scores.isdisjoint(entry.caused_by)
+
+
+def _judge_order(stories: Iterable[list[_Entry]]) -> Iterator[Finding]:
+    """The rule ``order``: each step of a customer's transactions goes as the step before it."""
+    scorings: list[tuple[int, int, _Entry]] = []
+    judgements: list[tuple[int, int, _Entry]] = []
+    for entries in stories:
+        found = {entry.event_type: entry for entry in reversed(entries)}
+        posted, scored = found.get(POSTED), found.get(SCORED)
+        if posted is None or scored is None:
+            continue
+        scorings.append((posted.position, scored.position, posted))
+        for entry in entries:
+            if entry.event_type in (CLEARED, FLAGGED) and _is_judgement(entry, {scored.position}):
+                judgements.append((scored.position, entry.position, posted))
+                break
+    steps = (("scored", "posted", scorings), ("judged", "scored", judgements))
+    for rule, before_it, step in steps:
+        latest: dict[tuple[Any, Any], tuple[int, str]] = {}
+        for before, position, posted in sorted(step, key=lambda taken: taken[1]):
+            if not isinstance(posted.customer_id, str):
+                continue
+            customer = (posted.run_id, posted.customer_id)
+            overtaker = latest.get(customer, (0, ""))
+            if before < overtaker[0]:
+                yield Finding(
+                    "order",
+                    position,
+                    f"{posted.transaction_id} of {posted.customer_id} is {rule} at {position}, "
+                    f"after {overtaker[1]}, which was {before_it} after it.",
+                )
+            latest[customer] = max(overtaker, (before, posted.transaction_id))
 
 
 def _judge_approval(approval: _Entry, flags: list[int]) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from counterfoil.cli.demo.cards import BadFile, read_cards
 from counterfoil.cli.demo.check import Checker, Report
 from counterfoil.cli.demo.conductor import perform
 from counterfoil.cli.demo.generator import generate
+from counterfoil.cli.demo.pipeline import consumers, left_over
 from counterfoil.cli.demo.report import progress, show_outcome
 from counterfoil.cli.demo.schedule import Schedule, TooFewToGate, plan
 from counterfoil.cli.demo.stage import own_service
@@ -80,6 +81,10 @@ def fraud(
             "--guard/--no-guard", help="Whether the approver writes under a condition, or hopes."
         ),
     ] = True,
+    kill: Annotated[
+        bool,
+        typer.Option("--kill", help="Kill (-9) one of the two scorers half-way through its work."),
+    ] = False,
     data_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep the book here. [default: a temporary folder]"),
@@ -97,10 +102,13 @@ def fraud(
 ) -> None:
     """Let four agents work through card transactions, and judge the book they wrote.
 
-    Each agent is a process of its own: one posts, one scores, one investigates and flags,
-    one approves. At least twenty times a flag lands exactly between the approver's read and
-    its write. With the guard, these approvals are refused; with `--no-guard` they slip
-    through. Then `demo check` looks at the book.
+    One posts, one scores, one investigates and flags, one approves: each is handed by a
+    consumer what the one before it wrote. Each is a process of its own, the scorer two.
+
+    At least twenty times a flag lands exactly between the approver's read and its write. With
+    the guard, these approvals are refused; with `--no-guard` they slip through. With `--kill`,
+    one scorer is killed with payments in its hands, and the other takes them over: nothing is
+    lost, and nothing is scored twice. Then `demo check` looks at the book.
 
     Starts what it needs, unless `--base-url` names a service. Ends with 0 if everything
     came as foreseen: nothing past a flag with the guard, the races and nothing else without
@@ -111,6 +119,8 @@ def fraud(
         counterfoil demo fraud
 
         counterfoil demo fraud --no-guard
+
+        counterfoil demo fraud --kill
 
         counterfoil demo fraud --data cards.csv --limit 500 --data-dir ./book
     """
@@ -133,7 +143,13 @@ def fraud(
     except TooFewToGate as error:
         raise Misused(str(error)) from None
     with _service(base_url, api_key, data_dir) as environment:
-        outcome = _run(chosen, schedule, run_id, guarded=guard, environment=environment)
+        brief = Brief(
+            run_id,
+            guarded=guard,
+            gated=tuple(sorted(schedule.gated)),
+            killed_at=schedule.middle if kill else "",
+        )
+        outcome = _run(chosen, schedule, brief, environment)
     if output is Format.JSON:
         print_json(outcome.document())
     else:
@@ -169,9 +185,9 @@ def check(
     """Judge a book that the demo has written, from its events alone.
 
     Positions 1, 2, 3 … without gaps; times that never decrease; every transaction posted,
-    scored and decided exactly once; no approval above a flag of its transaction; whatever
-    is said rests on earlier events of the same transaction. Ends with 1 if anything is
-    wrong, and names it with its position.
+    scored, judged and decided exactly once, those of one customer in their order; no approval
+    above a flag of its transaction; whatever is said rests on earlier events of the same
+    transaction. Ends with 1 if anything is wrong, and names it with its position.
 
     For example:
 
@@ -229,29 +245,29 @@ def _service(
 def _run(
     transactions: list[Transaction],
     schedule: Schedule,
-    run_id: str,
-    *,
-    guarded: bool,
+    brief: Brief,
     environment: Mapping[str, str],
 ) -> Outcome:
     base_url = environment[arguments.BASE_URL_VARIABLE]
-    with connected(base_url, environment[arguments.API_KEY_VARIABLE]) as cf:
-        head = cf.events.latest(vocabulary.POSTER, limit=1).head
-    remark(
-        f"Run {run_id} at {base_url}: {len(transactions)} transactions, "
-        f"{len(schedule.gated)} of them raced, {'with' if guarded else 'without'} the guard."
-    )
-    with progress(len(transactions), schedule) as show:
-        tally, seconds = asyncio.run(
-            perform(
-                transactions,
-                brief=Brief(run_id, head, guarded, tuple(sorted(schedule.gated))),
-                environment=environment,
-                on_report=show,
-            )
+    with (
+        connected(base_url, environment[arguments.API_KEY_VARIABLE]) as cf,
+        consumers(cf, brief.run_id),
+    ):
+        remark(
+            f"Run {brief.run_id} at {base_url}: {len(transactions)} transactions, "
+            f"{len(schedule.gated)} of them raced."
         )
-    checked = _check_in_another_process(run_id, environment)
-    return Outcome(run_id, guarded, schedule, tally, seconds, checked)
+        if not brief.guarded:
+            remark("The approver writes without the guard.")
+        if brief.killed_at:
+            remark("One of the two scorers will be killed half-way.")
+        with progress(len(transactions), schedule) as show:
+            tally = asyncio.run(
+                perform(transactions, brief=brief, environment=environment, on_report=show)
+            )
+        left = left_over(cf, brief.run_id)
+    checked = _check_in_another_process(brief.run_id, environment)
+    return Outcome(brief.run_id, brief.guarded, brief.killed_at, schedule, tally, left, checked)
 
 
 def _check_in_another_process(run_id: str, environment: Mapping[str, str]) -> dict[str, Any]:

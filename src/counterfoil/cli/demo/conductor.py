@@ -18,8 +18,21 @@ all, the transaction must be one that the approver would approve: the gated ones
 among those that the policies will clear (``schedule.py``). All others pass no gate, are
 decided at the first verdict, and get no second one, so nothing else can be refused.
 
-Meanwhile they flow freely: the approver keeps a task for each transaction at a gate, and
-the others overtake it.
+Meanwhile they flow freely: the approver has several deliveries in hand, and the others
+overtake those at a gate.
+
+With ``--kill``, one scorer is killed half-way, as certainly:
+
+    a scorer        conductor        the other scorer
+       │ is handed the payment in the middle of the run, and scores it
+       │ stands still (``standstill.py``)
+       ├── held ──────▶│
+       X◀── kill -9 ───┤
+                       ├── commit ─────────▶│ nobody stands still any more
+                       │                    │ is handed it when the lease has run out
+                       │◀───── scored ──────┤
+
+What it had in hand has been scored, and not been acknowledged: the worst moment there is.
 
 The agents are processes of their own, in sessions of their own, so that a Ctrl-C reaches
 the conductor alone, which ends them by closing their standard input. If it is killed, the
@@ -38,6 +51,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from counterfoil import AsyncCounterfoil
+from counterfoil.cli import arguments
 from counterfoil.cli.demo import vocabulary as words
 from counterfoil.cli.demo import wire
 from counterfoil.cli.demo.tally import Tally
@@ -47,26 +62,36 @@ from counterfoil.cli.exits import ExitCode, Failure
 
 SILENCE_SECONDS_MAX: Final = 60.0
 """How long nothing at all may be done before the run counts as stuck. An agent answers in
-milliseconds; a stream that was lost takes half a minute to be had again at the worst."""
+milliseconds; what it fails at is handed out again within seconds."""
+
+SILENCE_SECONDS_ODD: Final = 5.0
+"""After so long a silence, the service is asked whether it is still there. Agents would wait
+for it, however long it takes."""
 
 FAREWELL_SECONDS_MAX: Final = 5.0
 """How long an agent may take to end when it is told to, before it is killed."""
+
+POSTED_AT_ONCE: Final = 8
+"""Payments that the poster is told of together: what two scorers have in hand."""
 
 LAST_LINES_MAX: Final = 20
 """How much of what an agent said about its troubles is shown when it ends early."""
 
 
 class Company:
-    """The four processes, from their start to their end."""
+    """The agents' processes, from their start to their end."""
 
-    def __init__(self) -> None:
+    def __init__(self, cf: AsyncCounterfoil) -> None:
+        self._cf = cf
         self._processes: dict[str, Process] = {}
+        self._killed: dict[str, str] = {}
+        self._said: deque[str] = deque(maxlen=LAST_LINES_MAX)
         self._listening: list[asyncio.Task[None]] = []
         self._reports: asyncio.Queue[Report | Failure] = asyncio.Queue()
 
     async def start(self, environment: Mapping[str, str]) -> None:
         """Start every agent. They wait for their brief."""
-        for name in words.AGENTS:
+        for name in words.PROCESSES:
             starting = asyncio.create_task(self._start(name, environment))
             try:
                 await asyncio.shield(starting)
@@ -105,18 +130,30 @@ class Company:
 
         Raises:
             Failure: an agent has ended, or none has done anything for too long.
+            CounterfoilError: the service is gone.
         """
-        try:
-            async with asyncio.timeout(SILENCE_SECONDS_MAX):
-                report = await self._reports.get()
-        except TimeoutError:
-            raise Failure(
-                f"No agent has done anything for {SILENCE_SECONDS_MAX:.0f} s; the run is given up.",
-                ExitCode.UNAVAILABLE,
-            ) from None
-        if isinstance(report, Failure):
-            raise report
-        return report
+        begun = time.monotonic()
+        while time.monotonic() - begun < SILENCE_SECONDS_MAX:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SILENCE_SECONDS_ODD):
+                    report = await self._reports.get()
+                if isinstance(report, Failure):
+                    raise report
+                return report
+            await self._cf.events.latest(words.POSTER, limit=1)
+        said = "\n".join(["", *self._said])
+        raise Failure(
+            f"No agent has done anything for {SILENCE_SECONDS_MAX:.0f} s; the run is given up."
+            f"{said}".rstrip(),
+            ExitCode.UNAVAILABLE,
+        )
+
+    async def kill(self, name: str, transaction_id: str) -> None:
+        """Kill one agent's process, which has this transaction in hand: no last words."""
+        self._killed[name] = transaction_id
+        process = self._processes[name]
+        process.kill()
+        await process.wait()
 
     def dismiss(self) -> None:
         """End every agent without letting it finish what it has been told to do."""
@@ -140,40 +177,57 @@ class Company:
 
     async def _listen(self, name: str, process: Process) -> None:
         """Queue the reports of one agent; when there are no more, its obituary."""
-        if process.stdout is not None:
-            async for line in process.stdout:
-                self._reports.put_nowait(Report(**json.loads(line)))
-        said = "" if process.stderr is None else await _last_lines(process.stderr)
-        self._reports.put_nowait(_obituary(name, await process.wait(), said))
+        if process.stdout is None or process.stderr is None:
+            raise RuntimeError("agents are started with pipes")
+        hearing = asyncio.create_task(self._hear(process.stderr))
+        async for line in process.stdout:
+            self._reports.put_nowait(Report(**json.loads(line)))
+        said = await hearing
+        code = await process.wait()
+        if name in self._killed:
+            self._reports.put_nowait(Report(name, wire.KILLED, self._killed[name]))
+        else:
+            self._reports.put_nowait(_obituary(name, code, said))
+
+    async def _hear(self, stream: asyncio.StreamReader) -> str:
+        """Listen to what one agent says about its troubles; return the end of it."""
+        lines: deque[str] = deque(maxlen=LAST_LINES_MAX)
+        async for line in stream:
+            for kept in (lines, self._said):
+                kept.append(line.decode(errors="replace").rstrip())
+        return "\n".join(lines)
 
 
-async def _last_lines(stream: asyncio.StreamReader) -> str:
-    lines = deque([line async for line in stream], maxlen=LAST_LINES_MAX)
-    return b"".join(lines).decode(errors="replace").strip()
+_PASSED_ON: Final = (ExitCode.REFUSED, ExitCode.UNAVAILABLE, ExitCode.FROZEN)
 
 
 def _obituary(name: str, code: int, said: str) -> Failure:
     """Why an agent has ended, in its own last words."""
-    codes = {ExitCode.UNAVAILABLE, ExitCode.OUTCOME_UNKNOWN}
-    return Failure(
-        f"The {name} ended early (exit code {code}). {said}".rstrip(),
+    if code in _PASSED_ON:
+        ending = ExitCode(code)
+    elif code == ExitCode.OUTCOME_UNKNOWN:
         # Whether one write of one agent was made is not what the run's user asks.
-        ExitCode.UNAVAILABLE if code in codes else ExitCode.FAULT,
-    )
+        ending = ExitCode.UNAVAILABLE
+    else:
+        ending = ExitCode.FAULT
+    return Failure(f"The {name} ended early (exit code {code}). {said}".rstrip(), ending)
 
 
 @contextlib.asynccontextmanager
 async def company(environment: Mapping[str, str]) -> AsyncIterator[Company]:
-    """The four agents, ended when the block is left, however it is left."""
-    started = Company()
-    try:
-        await started.start(environment)
-        yield started
-    except BaseException:
-        started.dismiss()
-        raise
-    finally:
-        await started.end()
+    """The agents' processes, ended when the block is left, however it is left."""
+    base_url = environment[arguments.BASE_URL_VARIABLE]
+    api_key = environment[arguments.API_KEY_VARIABLE]
+    async with AsyncCounterfoil(base_url=base_url, api_key=api_key) as cf:
+        started = Company(cf)
+        try:
+            await started.start(environment)
+            yield started
+        except BaseException:
+            started.dismiss()
+            raise
+        finally:
+            await started.end()
 
 
 @contextlib.contextmanager
@@ -213,55 +267,68 @@ async def perform(
     brief: Brief,
     environment: Mapping[str, str],
     on_report: Callable[[Tally], None],
-) -> tuple[Tally, float]:
-    """Let the agents work through the transactions; return what they did, and the seconds.
+) -> Tally:
+    """Let the agents work through the transactions; return what they did.
 
     ``environment`` tells the agents where the service is. ``on_report`` is called after
     everything that is done.
 
     Raises:
         Failure: the run could not be finished.
+        CounterfoilError: the service is gone.
         KeyboardInterrupt: Ctrl-C was pressed, and the agents have ended.
     """
-    tally = Tally()
     with _ctrl_c_once():
         async with company(environment) as agents:
-            for name in words.AGENTS:
+            for name in words.PROCESSES:
                 await agents.tell(name, brief.command())
-            for _ in words.AGENTS:
+            for _ in words.PROCESSES:
                 await agents.next_report()  # ready
-            started = time.monotonic()
+            began = time.monotonic()
+            tally = Tally()
             posting = asyncio.create_task(_post(agents, transactions, brief.run_id))
             try:
-                while tally.decided < len(transactions):
+                while not _is_over(tally, transactions, brief):
                     report = await agents.next_report()
-                    tally.take(report)
+                    tally.take(report, time.monotonic() - began)
                     on_report(tally)
-                    await _answer(agents, report)
+                    await _answer(agents, report, brief)
             finally:
                 posting.cancel()
-            return tally, time.monotonic() - started
+            return tally
+
+
+def _is_over(tally: Tally, transactions: Sequence[Transaction], brief: Brief) -> bool:
+    """Whether everything is decided, and nothing is left with the consumers."""
+    return tally.decided == len(transactions) and tally[wire.NOTED].issuperset(brief.gated)
 
 
 async def _post(agents: Company, transactions: Sequence[Transaction], run_id: str) -> None:
-    for transaction in transactions:
-        await agents.tell(
-            words.POSTER,
+    for first in range(0, len(transactions), POSTED_AT_ONCE):
+        payments = [
             {
-                "command": wire.POST,
+                "event_type": words.POSTED,
                 "payload": transaction.payload(run_id),
                 "occurred_at": transaction.occurred_at.isoformat(),
-            },
-        )
+            }
+            for transaction in transactions[first : first + POSTED_AT_ONCE]
+        ]
+        await agents.tell(words.POSTER, {"command": wire.POST, "payments": payments})
 
 
-async def _answer(agents: Company, report: Report) -> None:
-    """Open the next gate of a race. See the drawing above."""
+async def _answer(agents: Company, report: Report, brief: Brief) -> None:
+    """Open the next gate of a race, or of the kill. See the drawings above."""
+    transaction_id = report.transaction_id
     if report.done == wire.READ:
         await agents.tell(
-            words.INVESTIGATOR, {"command": wire.FLAG, "transaction_id": report.transaction_id}
+            words.INVESTIGATOR, {"command": wire.FLAG, "transaction_id": transaction_id}
         )
     elif report.done == wire.FLAGGED_LATE:
         await agents.tell(
-            words.APPROVER, {"command": wire.COMMIT, "transaction_id": report.transaction_id}
+            words.APPROVER, {"command": wire.COMMIT, "transaction_id": transaction_id}
         )
+    elif report.done == wire.HELD and transaction_id == brief.killed_at:
+        await agents.kill(report.process, transaction_id)
+        for other in words.SCORERS:
+            if other != report.process:
+                await agents.tell(other, {"command": wire.COMMIT, "transaction_id": transaction_id})

@@ -20,7 +20,7 @@ HISTORY_TRANSACTIONS_MAX: Final = 50
 """How many earlier transactions of the same customer or card the scorer looks at."""
 
 HISTORY_SCORES_MAX: Final = 50
-"""How many earlier scores of the same customer or card the investigator looks at."""
+"""How many earlier scores of the same customer the investigator looks at."""
 
 SCORE_MAX: Final = 100
 
@@ -127,11 +127,16 @@ def unusual_amount_points(transaction: Transaction, same_card: Sequence[Transact
     return UNUSUAL_POINTS if transaction.amount.minor >= UNUSUAL_FACTOR * usual else 0
 
 
+def is_in_doubt(score: int) -> bool:
+    """Whether a verdict on this score depends on the scores before it."""
+    return ELEVATED_SCORE <= score < FLAG_SCORE
+
+
 def investigate(score: int, occurred_at: datetime, earlier: Sequence[PastScore]) -> Verdict:
     """Flag what is suspicious by itself, or by the company that it keeps."""
     if score >= FLAG_SCORE:
         return Verdict(flagged=True, reason="high_score")
-    if score >= ELEVATED_SCORE and any(
+    if is_in_doubt(score) and any(
         past.score >= ELEVATED_SCORE
         and timedelta(0) <= occurred_at - past.occurred_at <= ELEVATED_WINDOW
         for past in earlier

@@ -26,7 +26,10 @@ def progress(transactions: int, schedule: Schedule) -> Iterator[Callable[[Tally]
         BarColumn(bar_width=40),
         MofNCompleteColumn(),
     )
-    with Progress(*columns, console=remarks(), transient=True) as bars:
+    console = remarks()
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
         rows: list[tuple[TaskID, tuple[str, ...]]] = [
             (bars.add_task("posted", total=transactions), (wire.POSTED,)),
             (bars.add_task("scored", total=transactions), (wire.SCORED,)),
@@ -52,14 +55,14 @@ def show_outcome(outcome: Outcome) -> None:
 
 def _table(outcome: Outcome) -> Table:
     tally = outcome.tally
-    title = f"Run {outcome.run_id}, {'with the guard' if outcome.guarded else 'without the guard'}"
+    title = f"Run {outcome.run_id}, {'with' if outcome.guarded else 'without'} the guard"
     table = Table(title=title, title_justify="left", show_header=False, min_width=60)
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
     rows: list[tuple[str, int, str]] = [
         ("posted", len(tally[wire.POSTED]), "by the poster"),
-        ("scored", len(tally[wire.SCORED]), "by the scorer: velocity and amount"),
+        ("scored", len(tally[wire.SCORED]), f"by two copies of the scorer: {_shares(tally)}"),
         ("flagged", len(tally[wire.FLAGGED]), "by the investigator: policy"),
         ("flagged late", len(tally[wire.FLAGGED_LATE]), "between the approver's read and write"),
         ("approved", len(tally[wire.APPROVED]), "by the approver"),
@@ -79,8 +82,13 @@ def _table(outcome: Outcome) -> Table:
         _races(outcome, outcome.slipped) if outcome.slipped else "",
     )
     table.add_section()
-    table.add_row("events", str(tally.events), f"in {outcome.seconds:.1f} s")
-    table.add_row("events per second", f"{outcome.events_per_second:.0f}", "four processes, HTTP")
+    if outcome.killed_at:
+        table.add_row("scorers killed", str(len(tally[wire.KILLED])), _loss(tally))
+        table.add_row("handed out again", str(len(tally.again)), _takeover(tally))
+    table.add_row("not done", str(outcome.undone), "of what the consumers handed out")
+    table.add_section()
+    table.add_row("events", str(tally.events), f"in {outcome.tally.seconds:.1f} s")
+    table.add_row("events per second", f"{outcome.events_per_second:.0f}", "five processes, HTTP")
     return table
 
 
@@ -91,7 +99,22 @@ def _races(outcome: Outcome, overtaken: set[str]) -> str:
     return f"{len(overtaken & outcome.schedule.gated)} of {len(outcome.schedule.gated)} races{more}"
 
 
+def _shares(tally: Tally) -> str:
+    return " and ".join(str(len(scored)) for scored in tally.scored_by.values())
+
+
+def _loss(tally: Tally) -> str:
+    return f"{tally.killed}, half-way, with payments in hand"
+
+
+def _takeover(tally: Tally) -> str:
+    """To whom, and how long it took: the rest of a lease."""
+    others = " and ".join(copy for copy in tally.scored_by if copy != tally.killed)
+    return f"to {others}, within {tally.taken_over_after - tally.killed_after:.1f} s"
+
+
 def _verdict(outcome: Outcome) -> Iterator[RenderableType]:
+    """Lines that fit into 80 columns."""
     contradictions = list(outcome.contradictions())
     found = len(outcome.checked["findings"])
     if contradictions:
@@ -100,17 +123,27 @@ def _verdict(outcome: Outcome) -> Iterator[RenderableType]:
             yield Text(f"  {contradiction}", style="red")
         if len(contradictions) > CONTRADICTIONS_SHOWN_MAX:
             yield Text(f"  and {len(contradictions) - CONTRADICTIONS_SHOWN_MAX} more", style="red")
-    elif outcome.guarded:
+        return
+    if outcome.guarded:
         yield Text("✓ The check of the book found nothing wrong.", style="bold green")
         yield Text(
             f"  All {len(outcome.stopped)} approvals that a late flag overtook were refused, and "
-            "nothing else was. --no-guard shows what happens otherwise."
+            "nothing else."
         )
     else:
         yield Text(
             f"✗ The check of the book found {found} approvals above a flag.", style="bold red"
         )
         yield Text(
-            f"  As was to be expected: all {len(outcome.slipped)} that a late flag overtook slipped "
-            "through, and nothing else did. The guard is the difference."
+            f"  As expected: all {len(outcome.slipped)} that a late flag overtook slipped through, "
+            "nothing else."
         )
+    yield Text("  Each payment was scored, judged and decided once; each customer's in order.")
+    if outcome.killed_at:
+        yield Text(f"  What {outcome.tally.killed} had in hand is not lost, and not scored twice.")
+    others = [
+        *(["--no-guard (no condition)"] if outcome.guarded else []),
+        *([] if outcome.killed_at else ["--kill (a scorer dies half-way)"]),
+    ]
+    if others:
+        yield Text(f"  Try also {' and '.join(others)}.", style="dim")

@@ -1,11 +1,13 @@
-"""Which transactions race, chosen before the first one is posted.
+"""Which transactions race, and at which a scorer is killed, chosen before the first is posted.
 
 The race of the demo is a flag that lands between the approver's read and its write. It
 can only happen to a transaction that the approver would otherwise approve, so the
 schedule has to know the investigator's verdicts beforehand. It computes them with the
 agents' own policies over the same history in the same order: the poster posts in the
-order of the list, the scorer scores in the order of the book, and both policies look at
-earlier events only. The run's table then compares what happened with what was foreseen.
+order of the list, a customer's payments are scored and judged in that order, and both
+policies look at earlier events only. Of different customers' scores the order is nobody's
+business, and no verdict depends on it. The run's table then compares what happened with
+what was foreseen.
 """
 
 import random
@@ -37,11 +39,15 @@ class TooFewToGate(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What is foreseen: by the policies alone flagged or cleared, and raced on purpose."""
+    """What is foreseen: by the policies alone flagged or cleared, and raced on purpose.
+
+    ``middle`` is the transaction in the hands of a scorer that is to be killed half-way.
+    """
 
     flagged: frozenset[str]
     cleared: frozenset[str]
     gated: frozenset[str]
+    middle: str
 
 
 def plan(transactions: Sequence[Transaction], *, seed: int) -> Schedule:
@@ -62,16 +68,27 @@ def plan(transactions: Sequence[Transaction], *, seed: int) -> Schedule:
         flagged=frozenset(each for each, verdict in verdicts.items() if verdict.flagged),
         cleared=frozenset(cleared),
         gated=frozenset(random.Random(seed).sample(cleared, gated_count)),
+        middle=_middle(transactions),
     )
+
+
+def _middle(transactions: Sequence[Transaction]) -> str:
+    """The first in the second half whose customer pays once more, and so has to wait for it."""
+    middle = len(transactions) // 2
+    for index, transaction in enumerate(transactions[middle:], start=middle):
+        if any(later.customer_id == transaction.customer_id for later in transactions[index + 1 :]):
+            return transaction.transaction_id
+    return transactions[middle].transaction_id
 
 
 def foresee(transactions: Sequence[Transaction]) -> dict[str, Verdict]:
     """The investigator's verdict on each transaction, by id, in the order of posting."""
-    scores: list[PastScore] = []
+    scores: defaultdict[str, list[PastScore]] = defaultdict(list)
     related: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     verdicts: dict[str, Verdict] = {}
     for index, transaction in enumerate(transactions):
         keys = (("customer", transaction.customer_id), ("card", transaction.card_id))
+        earlier_scores = scores[transaction.customer_id]
         earlier = sorted({past for key in keys for past in related[key]})
         assessment = assess(
             transaction, [transactions[past] for past in earlier[-HISTORY_TRANSACTIONS_MAX:]]
@@ -79,9 +96,9 @@ def foresee(transactions: Sequence[Transaction]) -> dict[str, Verdict]:
         verdicts[transaction.transaction_id] = investigate(
             assessment.score,
             transaction.occurred_at,
-            [scores[past] for past in earlier[-HISTORY_SCORES_MAX:]],
+            earlier_scores[-HISTORY_SCORES_MAX:],
         )
-        scores.append(PastScore(assessment.score, transaction.occurred_at))
+        earlier_scores.append(PastScore(assessment.score, transaction.occurred_at))
         for key in keys:
             related[key].append(index)
     return verdicts

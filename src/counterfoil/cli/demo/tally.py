@@ -5,13 +5,15 @@ foreseen before it (``schedule.py``), what the agents say they did (here), and w
 checker finds in the book (``check.py``), which knows neither of the others.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from counterfoil.cli.demo import wire
+from counterfoil.cli.demo.pipeline import Left
 from counterfoil.cli.demo.schedule import Schedule
+from counterfoil.cli.demo.vocabulary import SCORERS
 from counterfoil.cli.demo.wire import Report
 
 _KINDS: Final = (
@@ -24,21 +26,58 @@ _KINDS: Final = (
     wire.REFUSED,
     wire.APPROVED,
     wire.DECLINED,
+    wire.NOTED,
+    wire.HELD,
+    wire.KILLED,
 )
 
-EVENTS_PER_REPORT: Final = frozenset(_KINDS) - {wire.READ, wire.REFUSED}
+EVENTS_PER_REPORT: Final = frozenset(_KINDS) - {
+    *(wire.READ, wire.REFUSED, wire.NOTED, wire.HELD, wire.KILLED)
+}
 """The reports that tell of an event in the book."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """The transactions by what was done with them, as the agents report it."""
+    """The transactions by what was done with them, as the agents report it.
+
+    Attributes:
+        done: by the kind of report.
+        scored_by: by the copy of the scorer.
+        again: those that were scored when they had been handed out before.
+        killed: the copy that was killed.
+        killed_after, taken_over_after: the seconds from the run's start until then.
+        seconds: those until the last report.
+    """
 
     done: dict[str, set[str]] = field(default_factory=lambda: {kind: set() for kind in _KINDS})
+    scored_by: dict[str, set[str]] = field(
+        default_factory=lambda: {each: set() for each in SCORERS}
+    )
+    again: set[str] = field(default_factory=set)
+    killed: str = ""
+    killed_after: float = 0.0
+    taken_over_after: float = 0.0
+    seconds: float = 0.0
 
-    def take(self, report: Report) -> None:
-        """Count one report."""
+    def take(self, report: Report, seconds: float = 0.0) -> None:
+        """Count one report, that came so many seconds after the start."""
+        self.seconds = seconds
         self.done[report.done].add(report.transaction_id)
+        if report.done == wire.SCORED:
+            self.scored_by.setdefault(report.process, set()).add(report.transaction_id)
+            if report.attempt > 1:
+                self.again.add(report.transaction_id)
+            if report.transaction_id in self[wire.KILLED]:
+                self.taken_over_after = seconds
+        elif report.done == wire.KILLED:
+            self.killed, self.killed_after = report.process, seconds
+
+    @property
+    def taken_over(self) -> set[str]:
+        """What the killed copy had in hand, and another copy has scored."""
+        others = [scored for copy, scored in self.scored_by.items() if copy != self.killed]
+        return self[wire.HELD] & self.again & set().union(*others)
 
     def __getitem__(self, kind: str) -> set[str]:
         return self.done[kind]
@@ -56,13 +95,18 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished run: the three accounts, and what they do not agree on."""
+    """A finished run: the three accounts, and what they do not agree on.
+
+    ``killed_at`` is the transaction at which a scorer had to be killed; empty: none had.
+    ``left`` is what the consumers have left over, by agent.
+    """
 
     run_id: str
     guarded: bool
+    killed_at: str
     schedule: Schedule
     tally: Tally
-    seconds: float
+    left: Mapping[str, Left]
     checked: dict[str, Any]
 
     @property
@@ -76,9 +120,14 @@ class Outcome:
         return set(self.checked["slipped"])
 
     @property
+    def undone(self) -> int:
+        """Events that the consumers hand out, and that nobody has acknowledged."""
+        return sum(left.unfinished + left.set_aside for left in self.left.values())
+
+    @property
     def events_per_second(self) -> float:
         """Events that were written per second, from the first posting to the last decision."""
-        return self.tally.events / self.seconds
+        return self.tally.events / self.tally.seconds
 
     def contradictions(self) -> Iterator[str]:
         """Everything that should agree and does not; nothing for a run as it must be."""
@@ -97,6 +146,7 @@ class Outcome:
             wire.REFUSED: raced if self.guarded else set(),
             wire.APPROVED: schedule.cleared - raced if self.guarded else schedule.cleared,
             wire.DECLINED: schedule.flagged | raced if self.guarded else schedule.flagged,
+            wire.KILLED: {self.killed_at} if self.killed_at else set(),
         }
         for kind, transactions in expected.items():
             if tally[kind] != transactions:
@@ -104,10 +154,25 @@ class Outcome:
         if not schedule.gated <= raced:
             fate = "stopped" if self.guarded else "slipped past"
             yield f"raced, but not {fate}: {_listed(schedule.gated - raced)}"
+        yield from self._contradictions_of_work()
         yield from self._contradictions_of_check()
+
+    def _contradictions_of_work(self) -> Iterator[str]:
+        """What was handed out is done; and what was in a dead hand, was done by another."""
+        tally = self.tally
+        if tally[wire.HELD] != tally.taken_over:
+            yield "held, but not taken over: " + _listed(tally[wire.HELD] - tally.taken_over)
+        for agent, left in self.left.items():
+            if left.unfinished:
+                yield f"{agent}: its consumer has {left.unfinished} events that are not done"
+            if left.set_aside:
+                yield f"{agent}: its consumer has set {left.set_aside} events aside"
 
     def _contradictions_of_check(self) -> Iterator[str]:
         """With the guard the book is good; without it, it has the slips and no other fault."""
+        again = set(self.checked["handed_out_again"])
+        if again != self.tally.again:
+            yield "handed out again: " + _difference(self.tally.again, again)
         findings = self.checked["findings"]
         if self.guarded:
             yield from (f"{each['rule']}: {each['message']}" for each in findings)
@@ -128,8 +193,13 @@ class Outcome:
             "gated": len(self.schedule.gated),
             **{kind.replace("-", "_"): len(self.tally[kind]) for kind in _KINDS},
             "slipped": len(self.slipped),
+            "scored_by": {copy: len(scored) for copy, scored in self.tally.scored_by.items()},
+            "killed_copy": self.tally.killed or None,
+            "handed_out_again": len(self.tally.again),
+            "taken_over": len(self.tally.taken_over),
+            "left": {agent: asdict(left) for agent, left in self.left.items()},
             "events": self.tally.events,
-            "seconds": round(self.seconds, 3),
+            "seconds": round(self.tally.seconds, 3),
             "events_per_second": round(self.events_per_second, 1),
             "contradictions": contradictions,
             "check": self.checked,

@@ -9,8 +9,12 @@ so it cannot repeat an agent's mistake.
 | `scorer`       | `risk_score`                              | the posted transaction      |
 | `investigator` | `flag_transaction` or `clear_transaction` | the score, or a clearance   |
 | `approver`     | `approved` or `declined`                  | the clearance, or the flags |
+
+Of the scorer two copies run. A score says in its ``context`` which of them wrote it
+(``copy``), and at which handing out of the payment (``attempt``).
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 POSTER: Final = "poster"
@@ -19,6 +23,15 @@ INVESTIGATOR: Final = "investigator"
 APPROVER: Final = "approver"
 AGENTS: Final = (POSTER, SCORER, INVESTIGATOR, APPROVER)
 
+SCORERS: Final = (f"{SCORER}-1", f"{SCORER}-2")
+PROCESSES: Final[Mapping[str, str]] = {
+    POSTER: POSTER,
+    **dict.fromkeys(SCORERS, SCORER),
+    INVESTIGATOR: INVESTIGATOR,
+    APPROVER: APPROVER,
+}
+"""The processes of a run, and which agent each of them is."""
+
 POSTED: Final = "transaction_posted"
 SCORED: Final = "risk_score"
 FLAGGED: Final = "flag_transaction"
@@ -26,6 +39,11 @@ CLEARED: Final = "clear_transaction"
 APPROVED: Final = "approved"
 DECLINED: Final = "declined"
 EVENT_TYPES: Final = (POSTED, SCORED, FLAGGED, CLEARED, APPROVED, DECLINED)
+
+
+def consumer_name(run_id: str, agent: str) -> str:
+    """The consumer from which an agent of one run is handed its work."""
+    return f"demo-{run_id}-{agent}"
 
 
 def run_tag(run_id: str) -> str:

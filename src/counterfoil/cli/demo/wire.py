@@ -2,23 +2,26 @@
 
 Down an agent's standard input come commands; up its standard output go reports. The pipes
 carry no business: what the agents know of transactions they read in the book. They carry
-the start, the gates of the races, and the end: when standard input closes, because the
-run is over or because the conductor is gone, the agent ends.
+the start, the gates of the races and of the kill, and the end: when standard input closes,
+because the run is over or because the conductor is gone, the agent ends.
 
 | down     | to           | meaning                                                   |
 |----------|--------------|-----------------------------------------------------------|
-| `start`  | all          | the brief: run, where to begin, guard or not, the races   |
-| `post`   | poster       | a customer has paid: this payload, at this time           |
+| `start`  | all          | the brief: run, guard or not, the races, the kill         |
+| `post`   | poster       | customers have paid: these payloads, at these times       |
 | `flag`   | investigator | a cardholder says: this payment is not mine               |
-| `commit` | approver     | the gate of this transaction is open                      |
+| `commit` | approver, scorers | the gate of this transaction is open                 |
 
 | up       | from         | meaning                                                   |
 |----------|--------------|-----------------------------------------------------------|
-| `ready`  | all          | the service answers                                       |
+| `ready`  | all          | it has read its brief                                     |
 | `posted` … `declined` | its writer | the event of that name is written              |
 | `flagged-late` | investigator | has flagged what it had cleared, as it was told     |
 | `read`   | approver     | has read what it decides on, and stands at the gate       |
 | `refused`| approver     | its write was refused: the book has moved on              |
+| `noted`  | approver     | has acknowledged a verdict on what it had decided already |
+| `held`   | a scorer     | has scored this one, and stands still before it says so   |
+| `killed` | the conductor itself | it has killed this scorer, which had this one in hand |
 """
 
 import asyncio
@@ -43,6 +46,9 @@ READ: Final = "read"
 REFUSED: Final = "refused"
 APPROVED: Final = "approved"
 DECLINED: Final = "declined"
+NOTED: Final = "noted"
+HELD: Final = "held"
+KILLED: Final = "killed"
 
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 """One message; the longest is the brief, which names every race."""
@@ -52,14 +58,14 @@ LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 class Brief:
     """What every agent is told at the start.
 
-    ``after`` is the book's head before the run: the agents follow the book from there, so
-    none misses anything, however long it takes to start.
+    ``gated`` are the transactions that race. ``killed_at`` is the one that a scorer has in
+    hand when it is killed; empty: none is.
     """
 
     run_id: str
-    after: int
     guarded: bool
     gated: tuple[str, ...]
+    killed_at: str = ""
 
     def command(self) -> dict[str, Any]:
         """The brief as a command."""
@@ -74,12 +80,17 @@ class Brief:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One thing that an agent has done. ``position`` is where it stands in the book."""
+    """One thing that an agent's process has done.
 
-    agent: str
+    ``position`` is where it stands in the book, and ``attempt`` at which handing out of its
+    work it was done.
+    """
+
+    process: str
     done: str
     transaction_id: str = ""
     position: int = 0
+    attempt: int = 1
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -88,28 +99,30 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 class Wire:
-    """The agent's end."""
+    """The agent's end. ``process`` is the name of this one among those of the run."""
 
-    def __init__(self, agent: str, commands: asyncio.StreamReader) -> None:
-        self._agent = agent
+    def __init__(self, process: str, commands: asyncio.StreamReader) -> None:
+        self.process = process
         self._commands = commands
 
     @classmethod
-    async def open(cls, agent: str) -> "Wire":
+    async def open(cls, process: str) -> "Wire":
         """Take over this process's standard input and output."""
         commands = asyncio.StreamReader(limit=LINE_BYTES_MAX)
         await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(commands), sys.stdin
         )
-        return cls(agent, commands)
+        return cls(process, commands)
 
     async def commands(self) -> AsyncIterator[dict[str, Any]]:
         """The commands as they come, until standard input closes."""
         while line := await self._commands.readline():
             yield json.loads(line)
 
-    def report(self, done: str, transaction_id: str = "", position: int = 0) -> None:
+    def report(
+        self, done: str, transaction_id: str = "", position: int = 0, attempt: int = 1
+    ) -> None:
         """Tell the conductor what was done."""
-        report = Report(self._agent, done, transaction_id, position)
+        report = Report(self.process, done, transaction_id, position, attempt)
         sys.stdout.buffer.write(encode(asdict(report)))
         sys.stdout.buffer.flush()

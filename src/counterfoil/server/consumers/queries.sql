@@ -47,7 +47,7 @@ where c.tenant_id = %(tenant_id)s::integer
   or exists (
       select from counterfoil.deliveries d
       where d.tenant_id = c.tenant_id and d.generation = c.generation
-        and d.due_at > p.due_low and d.due_at <= clock_timestamp()
+        and d.due_at > p.due_low and d.due_at <= statement_timestamp()
       offset 0));
 
 -- name: still_held

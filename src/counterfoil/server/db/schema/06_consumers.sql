@@ -249,6 +249,31 @@ begin
 end
 $$;
 
+-- Where the rows of these deliveries are, for a statement that changes them and has them locked.
+-- (Before 17, and without statistics, `position = any (…)` walks all of a generation.)
+create function counterfoil.rows_of_deliveries(
+    p_tenant_id integer, p_generation bigint, p_positions bigint[]
+) returns tid[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+    return array(
+        select d.ctid
+        from unnest(p_positions) as p (position)
+        cross join lateral (
+            select d.ctid from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = p_generation
+              and d.position = p.position
+            offset 0
+        ) as d);
+end
+$$;
+
 -- The positions of those who stand in lines right behind these places, locked. False: some of
 -- them are locked by others, which is possible only without waiting.
 create function counterfoil.lock_next_in_line(
@@ -291,18 +316,28 @@ begin
     if next_positions = '{}' then
         complete := true;
     elsif p_wait then
-        perform from counterfoil.deliveries d
-        where d.tenant_id = p_tenant_id and d.generation = p_generation
-          and d.position = any (next_positions)
-        order by d.position
-        for no key update;
+        perform from (
+            select n.position from unnest(next_positions) as n (position)
+            order by n.position
+            offset 0
+        ) as n
+        cross join lateral (
+            select from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = p_generation
+              and d.position = n.position
+            for no key update
+        ) as d;
         complete := true;
     else
         v_locked := array(
-            select d.position from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = p_generation
-              and d.position = any (next_positions)
-            for no key update skip locked);
+            select d.position
+            from unnest(next_positions) as n (position)
+            cross join lateral (
+                select d.position from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = p_generation
+                  and d.position = n.position
+                for no key update skip locked
+            ) as d);
         complete := cardinality(v_locked) = cardinality(next_positions);
     end if;
 end
@@ -328,8 +363,8 @@ as $$
 begin
     with gone as (
         delete from counterfoil.deliveries d
-        where d.tenant_id = p_tenant_id and d.generation = p_generation
-          and d.position = any (p_positions)
+        where d.ctid = any (
+            counterfoil.rows_of_deliveries(p_tenant_id, p_generation, p_positions))
         returning d.keys, d.place
     )
     -- Each by itself: a join of the two would, without statistics, walk all lines that there are.
@@ -346,8 +381,9 @@ begin
         ) as o));
     if p_next_positions <> '{}' then
         update counterfoil.deliveries d set state = 'ready'
-        where d.tenant_id = p_tenant_id and d.generation = p_generation
-          and d.position = any (p_next_positions) and d.state = 'waiting'
+        where d.ctid = any (
+            counterfoil.rows_of_deliveries(p_tenant_id, p_generation, p_next_positions))
+          and d.state = 'waiting'
           and not exists (
               select from unnest(d.keys) as k (key)
               cross join lateral (
@@ -406,10 +442,14 @@ begin
         ) as last);
     if v_last <> '{}' then
         v_locked := array(
-            select d.position from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = p_generation
-              and d.position = any (v_last)
-            for key share skip locked);
+            select d.position
+            from unnest(v_last) as l (position)
+            cross join lateral (
+                select d.position from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = p_generation
+                  and d.position = l.position
+                for key share skip locked
+            ) as d);
     end if;
     -- Who was last and is not locked has left meanwhile, or is about to: that the lines say now.
     return array(

@@ -332,8 +332,8 @@ begin
                     then counterfoil.ended_attempt(d, d.due_at, 'The lease ran out.')
                     else d.history end,
                 due_at = null, holder = null, principal = null, claimed_at = null
-            where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-              and d.position = any (v_positions);
+            where d.ctid = any (counterfoil.rows_of_deliveries(
+                p_tenant_id, v_consumer.generation, v_positions));
         end if;
         if cardinality(v_positions) < c_due and v_progress.due_low < v_now - 2 * c_due_margin then
             -- Once in half a minute from the beginning: a commit that waits for its standby may

@@ -260,6 +260,31 @@ begin
 end
 $$;
 
+-- Where the rows of these deliveries are, for a statement that changes them and has them locked.
+-- (Before 17, and without statistics, `position = any (…)` walks all of a generation.)
+create function counterfoil.rows_of_deliveries(
+    p_tenant_id integer, p_generation bigint, p_positions bigint[]
+) returns tid[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+    return array(
+        select d.ctid
+        from unnest(p_positions) as p (position)
+        cross join lateral (
+            select d.ctid from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = p_generation
+              and d.position = p.position
+            offset 0
+        ) as d);
+end
+$$;
+
 -- The positions of those who stand in lines right behind these places, locked. False: some of
 -- them are locked by others, which is possible only without waiting.
 create function counterfoil.lock_next_in_line(
@@ -302,18 +327,28 @@ begin
     if next_positions = '{}' then
         complete := true;
     elsif p_wait then
-        perform from counterfoil.deliveries d
-        where d.tenant_id = p_tenant_id and d.generation = p_generation
-          and d.position = any (next_positions)
-        order by d.position
-        for no key update;
+        perform from (
+            select n.position from unnest(next_positions) as n (position)
+            order by n.position
+            offset 0
+        ) as n
+        cross join lateral (
+            select from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = p_generation
+              and d.position = n.position
+            for no key update
+        ) as d;
         complete := true;
     else
         v_locked := array(
-            select d.position from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = p_generation
-              and d.position = any (next_positions)
-            for no key update skip locked);
+            select d.position
+            from unnest(next_positions) as n (position)
+            cross join lateral (
+                select d.position from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = p_generation
+                  and d.position = n.position
+                for no key update skip locked
+            ) as d);
         complete := cardinality(v_locked) = cardinality(next_positions);
     end if;
 end
@@ -339,8 +374,8 @@ as $$
 begin
     with gone as (
         delete from counterfoil.deliveries d
-        where d.tenant_id = p_tenant_id and d.generation = p_generation
-          and d.position = any (p_positions)
+        where d.ctid = any (
+            counterfoil.rows_of_deliveries(p_tenant_id, p_generation, p_positions))
         returning d.keys, d.place
     )
     -- Each by itself: a join of the two would, without statistics, walk all lines that there are.
@@ -357,8 +392,9 @@ begin
         ) as o));
     if p_next_positions <> '{}' then
         update counterfoil.deliveries d set state = 'ready'
-        where d.tenant_id = p_tenant_id and d.generation = p_generation
-          and d.position = any (p_next_positions) and d.state = 'waiting'
+        where d.ctid = any (
+            counterfoil.rows_of_deliveries(p_tenant_id, p_generation, p_next_positions))
+          and d.state = 'waiting'
           and not exists (
               select from unnest(d.keys) as k (key)
               cross join lateral (
@@ -417,10 +453,14 @@ begin
         ) as last);
     if v_last <> '{}' then
         v_locked := array(
-            select d.position from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = p_generation
-              and d.position = any (v_last)
-            for key share skip locked);
+            select d.position
+            from unnest(v_last) as l (position)
+            cross join lateral (
+                select d.position from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = p_generation
+                  and d.position = l.position
+                for key share skip locked
+            ) as d);
     end if;
     -- Who was last and is not locked has left meanwhile, or is about to: that the lines say now.
     return array(
@@ -914,8 +954,8 @@ begin
                     then counterfoil.ended_attempt(d, d.due_at, 'The lease ran out.')
                     else d.history end,
                 due_at = null, holder = null, principal = null, claimed_at = null
-            where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-              and d.position = any (v_positions);
+            where d.ctid = any (counterfoil.rows_of_deliveries(
+                p_tenant_id, v_consumer.generation, v_positions));
         end if;
         if cardinality(v_positions) < c_due and v_progress.due_low < v_now - 2 * c_due_margin then
             -- Once in half a minute from the beginning: a commit that waits for its standby may
@@ -1551,6 +1591,30 @@ begin
 end
 $$;
 
+-- Where the rows of these dead letters are. Only who has the book's head changes any.
+create function counterfoil.rows_of_dead_letters(
+    p_tenant_id integer, p_consumer text, p_positions bigint[]
+) returns tid[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+    return array(
+        select l.ctid
+        from (select distinct p.position from unnest(p_positions) as p (position)) as p
+        cross join lateral (
+            select l.ctid from counterfoil.dead_letters l
+            where l.tenant_id = p_tenant_id and l.consumer = p_consumer
+              and l.position = p.position
+            offset 0
+        ) as l);
+end
+$$;
+
 -- Sets deliveries aside, one of the request's events for each, in their order: what a holder
 -- holds, or (without a principal) what is exhausted.
 create function counterfoil.set_aside(
@@ -1591,13 +1655,15 @@ begin
         end if;
     else
         v_locked := array(
-            select d.position from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-              and d.position = any (v_positions) and d.state = 'exhausted'
-              and exists (select from unnest(v_tokens) as t
-                          where t.position = d.position and t.attempt = d.attempts
-                            and t.generation = d.generation)
-            for update skip locked);
+            select d.position
+            from unnest(v_tokens) as t
+            cross join lateral (
+                select d.position from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = t.generation
+                  and d.position = t.position and d.generation = v_consumer.generation
+                  and d.attempts = t.attempt and d.state = 'exhausted'
+                for update skip locked
+            ) as d);
         if cardinality(v_locked) < cardinality(v_positions) then
             return case when (
                 select count(*) from unnest(v_tokens) as t
@@ -1629,12 +1695,12 @@ begin
         on d.tenant_id = p_tenant_id and d.generation = t.generation and d.position = t.position;
     v_leaving := array(
         select l.position from counterfoil.dead_letters l
-        where l.tenant_id = p_tenant_id and l.consumer = v_consumer.name
-          and l.position = any (v_positions) and not l.holds_key);
+        where l.ctid = any (counterfoil.rows_of_dead_letters(
+            p_tenant_id, v_consumer.name, v_positions)) and not l.holds_key);
     update counterfoil.deliveries d
     set state = 'set_aside', due_at = null, holder = null, principal = null, claimed_at = null
-    where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-      and d.position = any (v_positions) and d.position <> all (v_leaving);
+    where d.ctid = any (counterfoil.rows_of_deliveries(
+        p_tenant_id, v_consumer.generation, v_positions)) and d.position <> all (v_leaving);
     perform counterfoil.finish_deliveries(
         p_tenant_id, v_consumer.generation, v_leaving, v_next.next_positions);
     return null;
@@ -1663,21 +1729,25 @@ declare
 begin
     if p_positions = '{}' or cardinality(p_positions) <> (
         select count(*) from counterfoil.dead_letters l
-        where l.tenant_id = p_tenant_id and l.consumer = p_consumer.name
-          and l.position = any (p_positions))
+        where l.ctid = any (counterfoil.rows_of_dead_letters(
+            p_tenant_id, p_consumer.name, p_positions)))
     then
         fault := 'dead_letter_not_found';
         return;
     end if;
     v_wanted := array(
         select l.position from counterfoil.dead_letters l
-        where l.tenant_id = p_tenant_id and l.consumer = p_consumer.name
-          and l.position = any (p_positions) and l.holds_key);
+        where l.ctid = any (counterfoil.rows_of_dead_letters(
+            p_tenant_id, p_consumer.name, p_positions)) and l.holds_key);
     positions := array(
-        select d.position from counterfoil.deliveries d
-        where d.tenant_id = p_tenant_id and d.generation = p_consumer.generation
-          and d.position = any (v_wanted) and d.state = 'set_aside'
-        for update skip locked);
+        select d.position
+        from unnest(v_wanted) as w (position)
+        cross join lateral (
+            select d.position from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = p_consumer.generation
+              and d.position = w.position and d.state = 'set_aside'
+            for update skip locked
+        ) as d);
     if cardinality(positions) < cardinality(v_wanted) then
         fault := 'row_busy';
     end if;
@@ -1731,11 +1801,12 @@ begin
     end if;
 
     update counterfoil.deliveries d
-    set state = 'ready', uncounted = d.attempts, history = l.history
-    from counterfoil.dead_letters l
-    where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-      and d.position = any (v_holding.positions)
-      and l.tenant_id = p_tenant_id and l.consumer = v_consumer.name and l.position = d.position;
+    set state = 'ready', uncounted = d.attempts, history = (
+        select l.history from counterfoil.dead_letters l
+        where l.tenant_id = p_tenant_id and l.consumer = v_consumer.name
+          and l.position = d.position)
+    where d.ctid = any (counterfoil.rows_of_deliveries(
+        p_tenant_id, v_consumer.generation, v_holding.positions));
     insert into counterfoil.deliveries (
         tenant_id, generation, position, state, attempts, uncounted, history, keys, place)
     select p_tenant_id, v_consumer.generation, j.position,
@@ -1757,8 +1828,8 @@ begin
         place_shift = p.place_shift + cardinality(v_others)
     where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation;
     delete from counterfoil.dead_letters l
-    where l.tenant_id = p_tenant_id and l.consumer = v_consumer.name
-      and l.position = any (v_positions);
+    where l.ctid = any (counterfoil.rows_of_dead_letters(
+        p_tenant_id, v_consumer.name, v_positions));
     return null;
 end
 $$;
@@ -1799,8 +1870,8 @@ begin
     perform counterfoil.finish_deliveries(
         p_tenant_id, v_consumer.generation, v_holding.positions, v_next.next_positions);
     delete from counterfoil.dead_letters l
-    where l.tenant_id = p_tenant_id and l.consumer = v_consumer.name
-      and l.position = any (v_positions);
+    where l.ctid = any (counterfoil.rows_of_dead_letters(
+        p_tenant_id, v_consumer.name, v_positions));
     return null;
 end
 $$;
