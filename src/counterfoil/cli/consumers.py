@@ -29,7 +29,7 @@ class _ListsByItself(TyperGroup):
     """The group without a command, or with options alone, is its command ``list``."""
 
     # The context's own type is private to typer; this is the public one, which is below it.
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # above
         """Put the command in where there is none."""
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["list", *args]

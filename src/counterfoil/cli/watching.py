@@ -53,7 +53,7 @@ class Watchable(TyperCommand):
     """A command whose ``--watch`` may stand without its number."""
 
     # The context's own type is private to typer; this is the public one, which is below it.
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # above
         """Give ``--watch`` its number where none follows."""
         given = list(args)
         for index, each in enumerate(args):
