@@ -126,6 +126,7 @@ async def test_what_is_let_go_wakes_who_waits_for_it(
     (held,) = await worker.claim()
     waiting = start(here.claim(wait_seconds=20))
     await here.parked()
+    await here.listening()
     async with asyncio.timeout(AT_ONCE):
         if how != "lease":
             await getattr(worker, how)(held)
@@ -141,6 +142,7 @@ async def test_what_is_more_than_those_here_want_is_told_to_the_others(
     waiting = [start(process.claim(wait_seconds=20)) for process in (here, there)]
     await here.parked()
     await there.parked()
+    await here.listening(2)
     await here.release(*held)
     async with asyncio.timeout(AT_ONCE):
         assert [len(tokens) for tokens in await asyncio.gather(*waiting)] == [1, 1]

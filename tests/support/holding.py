@@ -8,8 +8,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, LiteralString
 
+import psycopg
 from typing_extensions import override
 
 from counterfoil.server.consumers.handing_out import HandingOut
@@ -31,6 +32,12 @@ from tests.support.gates import DEFAULT_TENANT
 from tests.support.waiting import ARRIVAL_SECONDS_MAX, eventually
 
 PRINCIPAL = "agent:a"
+
+_LISTENERS: LiteralString = """
+    select count(*)::integer from pg_stat_activity a join pg_locks l on l.pid = a.pid
+    where a.datname = current_database() and a.application_name = 'counterfoil doorbell'
+      and l.locktype = 'advisory' and l.mode = 'ShareLock' and l.granted
+"""
 
 
 class CountingStore(ConsumerStore):
@@ -65,7 +72,8 @@ class CountingStore(ConsumerStore):
 class Process:
     """A process of the service without its HTTP: claims, acknowledges, appends."""
 
-    def __init__(self, log: Log, handing_out: HandingOut) -> None:
+    def __init__(self, url: str, log: Log, handing_out: HandingOut) -> None:
+        self.url = url
         self.log = log
         self.handing_out = handing_out
         self.lanes = handing_out._lanes
@@ -163,6 +171,16 @@ class Process:
 
         await eventually(look, f"{count} parked claims", ARRIVAL_SECONDS_MAX)
 
+    async def listening(self, processes: int = 1) -> None:
+        """Wait until so many processes hear each other's doorbells: what rings before is lost."""
+
+        async def look() -> bool:
+            async with await psycopg.AsyncConnection.connect(self.url) as connection:
+                cursor = await connection.execute(_LISTENERS)
+                return await cursor.fetchone() == (processes,)
+
+        await eventually(look, f"{processes} doorbells to be heard", ARRIVAL_SECONDS_MAX)
+
 
 def tokens(outcome: Outcome) -> list[str]:
     """The tokens of what was handed out."""
@@ -180,7 +198,7 @@ async def running_process(url: str) -> AsyncIterator[Process]:
     handing_out = HandingOut(log, settings)
     await handing_out.open()
     try:
-        yield Process(log, handing_out)
+        yield Process(url, log, handing_out)
     finally:
         log.closing()
         async with asyncio.timeout(20):
