@@ -283,6 +283,7 @@ def test_latest_walks_the_agents_index(explained: Explained, agent_name: str) ->
                 "up_to": EVENTS,
                 "limit": limits.STREAM_PAGE_EVENTS,
                 "bytes_max": limits.STREAM_PAGE_BYTES_MAX,
+                "with_text": True,
             },
             2 * limits.STREAM_PAGE_EVENTS,
         ),
