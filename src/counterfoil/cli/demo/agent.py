@@ -5,6 +5,7 @@ delivery; ``run`` of the client does the rest. It claims what its consumer hands
 the leases while the handler works, gives back what fails, and ends when it is told to.
 """
 
+import abc
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
@@ -65,7 +66,7 @@ class Agent:
         return f"demo:{self.brief.run_id}:{deed}:{transaction_id}"
 
 
-class Worker(Agent):
+class Worker(Agent, abc.ABC):
     """An agent that a consumer hands its work to."""
 
     at_once_max: ClassVar[int]
@@ -99,9 +100,9 @@ class Worker(Agent):
             self._given_up.set()
             await delivery.release(delay_seconds=0)
 
+    @abc.abstractmethod
     async def handle(self, delivery: AsyncHeldDelivery) -> None:
         """Do the work of one delivery, and acknowledge it with what came of it."""
-        raise NotImplementedError
 
     async def finish(
         self,

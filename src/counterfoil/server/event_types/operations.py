@@ -1,8 +1,6 @@
 """The verbs of event types and settings. What changes anything is an event in the book."""
 
 import asyncio
-import base64
-import binascii
 import contextlib
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,6 +32,7 @@ from counterfoil.server.log.fields import OWN_TYPE_PREFIX
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.operations import Log, Stored
 from counterfoil.server.log.own import own_append, own_event
+from counterfoil.server.log.parameters import after_cursor, list_cursor, refused_list_cursor
 
 _NO_BOOKS_RULES: Final = -1
 """A position that no rules were ever changed at."""
@@ -175,7 +174,7 @@ class EventTypes:
         """A page of a tenant's types. Raises ``InvalidInput`` for a cursor that is none."""
         rows = await self._store.event_types(tenant_id, after=_after(cursor), limit=limit + 1)
         shown = rows[:limit]
-        following = _cursor(shown[-1].event_type) if len(rows) > limit else None
+        following = list_cursor(shown[-1].event_type) if len(rows) > limit else None
         return Listed(tuple(row.text for row in shown), following)
 
     async def settings(self, tenant_id: int) -> str:
@@ -262,19 +261,11 @@ def _shown(stored: StoredType) -> str:
     return f'{stored.text.rstrip("}")},"schema":{stored.schema}}}'
 
 
-def _cursor(event_type: str) -> str:
-    return base64.urlsafe_b64encode(event_type.encode()).decode("ascii")
-
-
 def _after(cursor: str | None) -> str:
     """The type that a page begins behind. Raises ``InvalidInput``."""
     if cursor is None:
         return ""
-    try:
-        after = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        after = ""
+    after = after_cursor(cursor)
     if not 1 <= len(after) <= limits.NAME_CHARACTERS_MAX or "\0" in after:
-        message = "This is no cursor of this list. Start again without one."
-        raise InvalidInput(message, [FieldError("/cursor", message, "query")])
+        raise refused_list_cursor()
     return after
