@@ -6,12 +6,15 @@ from typing import Any, Final, NamedTuple, cast
 
 import psycopg
 
+from counterfoil.server.consumers import calls
 from counterfoil.server.core import limits
 from tests.db.book import ACT_FOR, Answer, append_one, event, request
 
 CONSUME: Final = """
-    select request, position, attempt, lease_ends, event
-    from counterfoil.consume_v1(%s, %s, %s::jsonb, %s, %s)
+    select request, deliveries, answer
+    from counterfoil.consume_v2(
+        %s, %s, %s::text[], %s::text[], %s::integer[], %s::text[], %s::integer[],
+        %s::integer[], %s::bigint[], %s::bigint[], %s::integer[], %s::jsonb, %s, %s)
 """
 
 CONSUMER: Final[Mapping[str, Any]] = {
@@ -28,6 +31,7 @@ CONSUMER: Final[Mapping[str, Any]] = {
 }
 """What ``make_consumer`` makes, unless told otherwise."""
 
+
 Token = tuple[int, int, int]
 
 
@@ -41,7 +45,7 @@ class Delivery(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What ``consume_v1`` answered to a group."""
+    """What ``consume_v2`` answered to a group."""
 
     deliveries: list[Delivery]
     told: dict[str, Any]
@@ -58,8 +62,12 @@ class Answered(NamedTuple):
 
     def status(self, nth: int = 0) -> str | None:
         """How a request fared; None: it was a claim, and answered by its deliveries alone."""
-        status: str | None = self.told["answers"].get(str(nth), {}).get("status")
-        return status
+        status: str | None = self.told["statuses"][nth]
+        return None if status == "acknowledged" else status
+
+    def lost(self, nth: int = 0) -> list[Token]:
+        """What a request has lost of what it names."""
+        return [(token[0], token[1], token[2]) for token in self.told["lost"].get(str(nth), [])]
 
 
 def own(
@@ -108,16 +116,43 @@ def consume(
     connection.execute(ACT_FOR, [str(tenant_id)])
     rows = connection.execute(
         CONSUME,
-        [tenant_id, name, json.dumps(requests), look_for_due, limits.LOCK_WAIT_MILLISECONDS_MAX],
+        [tenant_id, name, *group(*requests), look_for_due, limits.LOCK_WAIT_MILLISECONDS_MAX],
     ).fetchall()
     *handed_out, last = rows
-    told = json.loads(str(last[4]))
+    told = json.loads(str(last[2]))
     deliveries = []
-    for nth, position, attempt, _ends, text in handed_out:
-        assert json.loads(str(text))["id"] == position
-        token = (told["generation"], int(str(position)), int(str(attempt)))
-        deliveries.append(Delivery(int(str(nth)), token[1], token[2], token))
+    for nth, count, text in handed_out:
+        given = json.loads(f"[{text}]")
+        assert len(given) == count
+        for one in given:
+            token = (told["generation"], one["event"]["id"], one["attempt"])
+            assert one["token"] == calls.Token(*token).text
+            deliveries.append(Delivery(int(str(nth)), token[1], token[2], token))
     return Answered(deliveries, told)
+
+
+def group(*requests: Mapping[str, Any]) -> list[Any]:
+    """Requests as ``consume_v2`` takes them: one list for each part."""
+    named = [
+        (nth, *token)
+        for nth, request in enumerate(requests, 1)
+        for token in request.get("tokens", ())
+    ]
+    more = [
+        {name: value for name, value in request.items() if name in _MORE} for request in requests
+    ]
+    return [
+        [request["call"] for request in requests],
+        [request["principal"] for request in requests],
+        [len(request.get("tokens", ())) for request in requests],
+        [request.get("holder") for request in requests],
+        [request.get("count", 0) for request in requests],
+        *([token[part] for token in named] for part in range(4)),
+        json.dumps(more) if any(more) else None,
+    ]
+
+
+_MORE = {"key", "digest", "seconds", "reason"}
 
 
 def claim(count: int = 1, holder: str = "h", **more: Any) -> dict[str, Any]:

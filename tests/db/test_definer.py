@@ -30,7 +30,7 @@ def test_few_functions_run_with_their_owners_rights(owner: psycopg.Connection) -
     assert sorted(name for (name,) in rows) == [
         "append_v4",
         "clear_consumers_v1",
-        "consume_v1",
+        "consume_v2",
         "consumer_states_v1",
         "consumers_in_need_v1",
         "note_key_uses_v1",

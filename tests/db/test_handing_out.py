@@ -1,6 +1,5 @@
 """Claims, and what becomes of what was claimed: each state of a delivery, and each move."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 
 from tests.db.book import append, event, request
 from tests.db.handing_out import (
+    CONSUME,
     ack,
     claim,
     consume,
@@ -16,6 +16,7 @@ from tests.db.handing_out import (
     end,
     extend,
     fail,
+    group,
     make_consumer,
     pay,
     release,
@@ -138,7 +139,7 @@ def test_what_is_acknowledged_is_gone_for_good(
     assert consume(consumer, claim(2)).positions == []
     again = consume(consumer, ack(*held.tokens))
     assert again.status() == "lost"
-    assert again.told["answers"]["0"]["lost"] == [list(token) for token in held.tokens]
+    assert again.lost() == held.tokens
 
 
 def test_a_late_acknowledgement_is_refused(
@@ -191,7 +192,7 @@ def test_all_or_nothing(
     before = delivery(owner, positions[0]), delivery(owner, positions[2])
     answered = consume(consumer, call(*held.tokens))
     assert answered.status() == "lost"
-    assert answered.told["answers"]["0"]["lost"] == [list(held.tokens[1])]
+    assert answered.lost() == [held.tokens[1]]
     assert (delivery(owner, positions[0]), delivery(owner, positions[2])) == before
 
 
@@ -231,7 +232,7 @@ def test_tokens_of_nothing_are_lost(
     for call in (ack, extend, release):
         answered = consume(consumer, call(far))
         assert answered.status() == "lost"
-        assert answered.told["answers"]["0"]["lost"] == [list(far)]
+        assert answered.lost() == [far]
 
 
 def test_a_claim_acknowledges_before_it_takes(consumer: psycopg.Connection) -> None:
@@ -282,7 +283,7 @@ def test_extending_counts_from_now(consumer: psycopg.Connection, owner: psycopg.
         row = owner.execute(
             "select counterfoil.time_text(due_at) from counterfoil.deliveries"
         ).fetchone()
-        assert row == (answered.told["answers"]["0"]["lease_ends"],)
+        assert row == (answered.told["lease_ends"]["0"],)
 
 
 def test_the_next_that_is_due_is_told_where_a_claim_goes_short(
@@ -462,14 +463,12 @@ def test_a_text_of_a_delivery_is_that_of_the_event(
     consumer: psycopg.Connection, owner: psycopg.Connection
 ) -> None:
     pay(consumer, "a:1")
-    rows = consumer.execute(
-        "select event from counterfoil.consume_v1(1, 'scorer', %s, true, 100)",
-        [json.dumps([claim()])],
-    ).fetchall()
+    rows = consumer.execute(CONSUME, [1, "scorer", *group(claim()), True, 100]).fetchall()
     text = owner.execute(
         "select counterfoil.event_text(e) from counterfoil.events e where position = 2"
     ).fetchone()
-    assert rows[0] == text
+    assert text is not None
+    assert str(rows[0][2]).startswith(f'{{"event":{text[0]},"attempt":1,')
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
@@ -487,9 +486,7 @@ def test_a_transaction_works_for_its_own_tenant_only(
     pay(consumer, "a:1")
     held = consume(consumer, claim())
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        consumer.execute(
-            "select counterfoil.consume_v1(2, 'scorer', %s, true, 100)", [json.dumps([claim()])]
-        )
+        consumer.execute(CONSUME, [2, "scorer", *group(claim()), True, 100])
     assert consume(consumer, ack(*held.tokens), tenant_id=2).told == {"status": "not_found"}
     assert list(states(owner).values()) == ["held"]
 

@@ -13,6 +13,7 @@ from typing import Any, LiteralString
 import psycopg
 from typing_extensions import override
 
+from counterfoil.server.consumers.calls import Call
 from counterfoil.server.consumers.handing_out import HandingOut
 from counterfoil.server.consumers.lane import Lane, Outcome
 from counterfoil.server.consumers.model import (
@@ -20,7 +21,6 @@ from counterfoil.server.consumers.model import (
     Extend,
     NewConsumer,
     Release,
-    Token,
     judge_ack,
 )
 from counterfoil.server.consumers.store import Consumed, ConsumerStore
@@ -56,7 +56,7 @@ class CountingStore(ConsumerStore):
         connection: Connection,
         tenant_id: int,
         name: str,
-        requests: Sequence[dict[str, Any]],
+        requests: Sequence[Call],
         *,
         look_for_due: bool,
     ) -> Consumed:
@@ -184,10 +184,9 @@ class Process:
 
 def tokens(outcome: Outcome) -> list[str]:
     """The tokens of what was handed out."""
-    return [
-        Token(outcome.generation, delivery.position, delivery.attempt).text
-        for delivery in outcome.deliveries
-    ]
+    return (
+        [] if outcome.handed_out is None else [token.text for token in outcome.handed_out.tokens()]
+    )
 
 
 @asynccontextmanager

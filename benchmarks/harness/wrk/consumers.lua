@@ -84,20 +84,25 @@ function request()
    return mode == "done" and claim(tokens) or ack(tokens)
 end
 
--- A delivery's event comes first in it, and the event's id first in that.
+-- Tokens are of one length: generation, position and attempt in hexadecimal, and a position is the
+-- event's id. A search for plain text is all that this needs: patterns took a fifth of the
+-- processors from the service.
+local BEFORE, TOKEN = '"token":"', 16 + 1 + 16 + 1 + 8
+
 local function take(body)
-   local tokens, ids = {}, 0
-   for token in body:gmatch('"token":%s*"([^"]+)"') do tokens[#tokens + 1] = token end
-   for id in body:gmatch('"event":%s*{%s*"id":%s*(%d+)') do
-      ids = ids + 1
+   local tokens, at = {}, 1
+   while true do
+      local _, before = body:find(BEFORE, at, true)
+      if not before then break end
+      at = before + TOKEN + 1
+      local token = body:sub(before + 1, before + TOKEN)
+      if body:sub(at, at) ~= '"' then strange = strange + 1 end
+      tokens[#tokens + 1] = token
+      local id = token:sub(18, 33)
       if seen[id] then handed_out_twice = handed_out_twice + 1 end
       seen[id] = true
+      if token:sub(35) ~= "00000001" then later_attempts = later_attempts + 1 end
    end
-   for attempt in body:gmatch('"attempt":%s*(%d+)') do
-      ids = ids + 1
-      if attempt ~= "1" then later_attempts = later_attempts + 1 end
-   end
-   if ids ~= 2 * #tokens then strange = strange + 1 end
    return tokens
 end
 

@@ -44,6 +44,7 @@ from uvicorn.server import ServerState
 
 from counterfoil.server.api import problems
 from counterfoil.server.api.middleware import FIXED_HEADERS, STRICT_TRANSPORT
+from counterfoil.server.api.requests import HAS_LEFT
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import invariant
 from counterfoil.server.core.proxies import NO_PROXIES, TrustedProxies
@@ -283,6 +284,7 @@ async def _serve(
     connection: BoundedHttpProtocol, cycle: RequestResponseCycle, app: ASGI3Application
 ) -> None:
     """Serve one request; by the straight way if it has arrived as a whole."""
+    cycle.scope.setdefault("state", {})[HAS_LEFT] = lambda: cycle.disconnected
     if cycle.more_body:
         await cycle.run_asgi(_bounding_what_is_left(connection, cycle, app))
         return

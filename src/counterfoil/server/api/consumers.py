@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +13,7 @@ from counterfoil.server.api.keys import list_answer, replayed_header
 from counterfoil.server.api.parts import idempotency_key, judged, parts
 from counterfoil.server.api.requests import (
     admission,
+    has_left,
     header,
     judged_body,
     no_parameters,
@@ -32,7 +33,6 @@ from counterfoil.server.consumers.model import (
     Replay,
     Seek,
     SetAside,
-    Token,
     judge_ack,
     judge_consumer_name,
 )
@@ -161,7 +161,9 @@ async def claim(request: Request) -> Answer:
     work = parts(request).handing_out.work
     if not caller.scopes.may_read_all:
         caller.must_read(await work.reads(caller.tenant_id, name))
-    claiming = work.claim(caller.tenant_id, name, asked, principal=caller.id, key=key)
+    claiming = work.claim(
+        caller.tenant_id, name, asked, principal=caller.id, key=key, left=has_left(request)
+    )
     if asked.wait_seconds:
         waited = await _while_wanted(request, claiming)
         if waited is None:
@@ -178,16 +180,13 @@ async def claim(request: Request) -> Answer:
 
 
 def _claimed(outcome: Outcome) -> str:
-    deliveries = ",".join(
-        [
-            f'{{"event":{delivery.event},"attempt":{delivery.attempt},'
-            f'"lease_ends":"{delivery.lease_ends}","token":'
-            f'"{Token(outcome.generation, delivery.position, delivery.attempt).text}"}}'
-            for delivery in outcome.deliveries
-        ]
-    )
+    deliveries = "" if outcome.handed_out is None else outcome.handed_out.text
     return f'{{"deliveries":[{deliveries}],"status":"{outcome.consumer}"}}'
 
+
+UNWATCHED_SECONDS: Final = 0.1
+"""How long a claim waits before somebody looks after its caller: what was handed to one that has
+gone by then is given back."""
 
 _Result = TypeVar("_Result")
 
@@ -200,23 +199,29 @@ async def _while_wanted(request: Request, call: Coroutine[Any, Any, _Result]) ->
 
     Raises ``ClientDisconnect`` where the caller has gone: nothing is handed out to it then.
     """
-    calling = asyncio.create_task(call, name="claim")
-    leaving = asyncio.create_task(_left(request), name="claim: caller leaves")
     changed = asyncio.Event()
-    refused = asyncio.create_task(changed.wait(), name="claim: its key is changed")
     unwatch = parts(request).access.keyring.watch(admission(request), changed.set)
+    calling = asyncio.create_task(call, name="claim")
+    tasks: list[asyncio.Task[Any]] = [calling]
     try:
-        await asyncio.wait({calling, leaving, refused}, return_when=asyncio.FIRST_COMPLETED)
-        if calling.done():
-            return calling.result()
-        if leaving.done():
-            raise ClientDisconnect
-        return None
+        # Most have their answer at once, and need nobody to look after their callers meanwhile.
+        await asyncio.wait(tasks, timeout=UNWATCHED_SECONDS)
+        if not calling.done():
+            leaving = asyncio.create_task(_left(request), name="claim: caller leaves")
+            refused = asyncio.create_task(changed.wait(), name="claim: its key is changed")
+            tasks += [leaving, refused]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not calling.done():
+                if leaving.done():
+                    raise ClientDisconnect
+                return None
+        return calling.result()
     finally:
         unwatch()
-        for task in (calling, leaving, refused):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(calling, leaving, refused, return_exceptions=True)
+        if not all(task.done() for task in tasks):
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _left(request: Request) -> None:

@@ -43,12 +43,12 @@ class Door:
         self._long_way = Surroundings(Authentication(app, lambda: access().keyring))
         self._access = access
         self._fixed: dict[tuple[str, str], RawRoute] = {}
-        self._others: list[RawRoute] = []
+        self._others: dict[str, list[RawRoute]] = {}
         for route in routes:
-            if route.param_convertors:
-                self._others.append(route)
-            else:
-                for method in route.methods or ():
+            for method in route.methods or ():
+                if route.param_convertors:
+                    self._others.setdefault(method, []).append(route)
+                else:
                     self._fixed[method, route.path] = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +78,10 @@ class Door:
 
     def _matching(self, scope: Scope) -> RawRoute | None:
         """The route of a path with parts that vary; its parts are left in the scope."""
-        for route in self._others:
+        for route in self._others.get(scope["method"], ()):
+            # What cannot match is passed over without a word: `matches` does more than to look.
+            if route.path_regex.match(scope["path"]) is None:
+                continue
             match, found = route.matches(scope)
             if match is Match.FULL:
                 scope["path_params"] = found["path_params"]

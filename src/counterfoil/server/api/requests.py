@@ -29,6 +29,9 @@ from counterfoil.server.core.shares import Shares
 
 Judged = TypeVar("Judged")
 
+HAS_LEFT: Final = "has_left"
+"""Under which name the state of a request's scope has what tells whether the caller has left."""
+
 _JSON: Final = "application/json"
 
 _INLINE_BYTES_MAX: Final = 64 * 1024
@@ -48,6 +51,12 @@ def request_id(scope: Scope) -> str:
 def principal(request: Request) -> Principal:
     """Return whose call this is, as ``auth.py`` found."""
     return admission(request).principal
+
+
+def has_left(request: Request) -> Callable[[], bool]:
+    """Return what tells, at any time, whether the caller has closed the connection."""
+    # Only our own server says it (protocol.py).
+    return cast("Callable[[], bool]", request.scope["state"].get(HAS_LEFT, lambda: False))
 
 
 def admission(request: Request) -> Admission:

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from counterfoil.server.consumers.model import Token
+from counterfoil.server.consumers.calls import Call, Token
 from counterfoil.server.consumers.store import HandedOut
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import CounterfoilError
@@ -24,8 +24,7 @@ class Outcome(NamedTuple):
     """
 
     status: str
-    deliveries: Sequence[HandedOut] = ()
-    generation: int = 0
+    handed_out: HandedOut | None = None
     lost: Sequence[Token] = ()
     lease_ends: str | None = None
     consumer: str = "running"
@@ -36,17 +35,24 @@ class Waiting:
     """One request between its caller and its answer.
 
     Attributes:
-        document: as ``consume_v1`` takes it.
+        call: as ``consume_v2`` takes it.
         wait_until: of a claim: until when it may be parked.
+        left: tells whether whoever asks has gone.
         since: since when it waits for its turn.
         was_parked: whether it was; then it stands before those that came later.
     """
 
-    __slots__ = ("document", "future", "since", "timer", "wait_until", "was_parked")
+    __slots__ = ("call", "future", "left", "since", "timer", "wait_until", "was_parked")
 
-    def __init__(self, document: dict[str, Any], wait_until: float | None = None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        wait_until: float | None = None,
+        left: Callable[[], bool] = lambda: False,
+    ) -> None:
         loop = asyncio.get_running_loop()
-        self.document = document
+        self.call = call
+        self.left = left
         self.wait_until = wait_until
         self.future: asyncio.Future[Outcome] = loop.create_future()
         self.timer: asyncio.TimerHandle | None = None
@@ -54,23 +60,23 @@ class Waiting:
         self.was_parked = False
 
     @classmethod
-    def of_nobody(cls, document: dict[str, Any]) -> "Waiting":
+    def of_nobody(cls, call: Call) -> "Waiting":
         """A request whose answer nobody waits for, whatever it is."""
-        waiting = cls(document)
+        waiting = cls(call)
         waiting.future.add_done_callback(lambda future: future.cancelled() or future.exception())
         return waiting
 
     @property
     def claims(self) -> bool:
         """Whether it may be handed something, and so may be parked."""
-        return bool(self.document["call"] == "claim")
+        return self.call.what == "claim"
 
     def answer(self, outcome: Outcome) -> bool:
         """False: nobody waits for it any more."""
         if self.future.done():
             return False
         self.future.set_result(outcome)
-        return True
+        return not self.left()
 
     def refuse(self, error: CounterfoilError) -> None:
         """Answer with an error, if somebody still waits."""
@@ -146,16 +152,27 @@ class Lane:
         from giving back what that might be.
         """
         group: list[Waiting] = []
+        room = limits.CLAIM_GROUP_DELIVERIES_MAX
         if self.news:
             self.news = False
-            places = limits.CLAIM_GROUP_REQUESTS_MAX // (2 if self.waiting else 1)
-            while self.parked and len(group) < places:
-                group.append(next(iter(self.parked)))
-                self.unpark(group[-1])
-        while self.waiting and len(group) < limits.CLAIM_GROUP_REQUESTS_MAX:
-            waiting = self.waiting.popleft()
-            if not waiting.future.done():
+            share = 2 if self.waiting else 1
+            left = room - room // share
+            while self.parked and len(group) < limits.CLAIM_GROUP_REQUESTS_MAX // share:
+                waiting = next(iter(self.parked))
+                room -= waiting.call.size
+                if group and room < left:
+                    self.news = True
+                    break
                 group.append(waiting)
+                self.unpark(waiting)
+        while self.waiting and len(group) < limits.CLAIM_GROUP_REQUESTS_MAX:
+            waiting = self.waiting[0]
+            if not waiting.future.done():
+                room -= waiting.call.size
+                if group and room < 0:
+                    break
+                group.append(waiting)
+            self.waiting.popleft()
         return group
 
     def refuse_all(self, error: CounterfoilError) -> None:

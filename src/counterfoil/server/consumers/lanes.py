@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 Whoever claims, acknowledges, extends or gives back hands a request in and holds a future. The
 requests of one consumer stand in its *lane*; a driver takes what is there, up to
-``CLAIM_GROUP_REQUESTS_MAX``, into one call of ``consume_v1``, and what comes meanwhile is the
+``CLAIM_GROUP_REQUESTS_MAX``, into one call of ``consume_v2``, and what comes meanwhile is the
 next group: the same as ``log/writer.py`` does with appends, and for the same reason. Order, leases
 and who gets what are the database's to say; several processes do the same at once.
 
@@ -35,11 +35,11 @@ from typing import Any, Final
 import psycopg
 import structlog
 
+from counterfoil.server.consumers.calls import Call, Token
 from counterfoil.server.consumers.effects import NO_CONSUMER
 from counterfoil.server.consumers.lane import Lane, Outcome, Waiting
-from counterfoil.server.consumers.model import Token
 from counterfoil.server.consumers.places import Places
-from counterfoil.server.consumers.store import Answer, Consumed, ConsumerStore, HandedOut
+from counterfoil.server.consumers.store import Consumed, ConsumerStore
 from counterfoil.server.consumers.watching import Watching
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import (
@@ -96,13 +96,20 @@ class Lanes:
         log.heard_of_consumers = self._rang
 
     async def call(
-        self, tenant_id: int, name: str, document: dict[str, Any], *, wait_seconds: float = 0
+        self,
+        tenant_id: int,
+        name: str,
+        call: Call,
+        *,
+        wait_seconds: float = 0,
+        left: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Hand in one request and wait for its outcome.
 
         Args:
-            document: as ``consume_v1`` takes it.
+            call: as ``consume_v2`` takes it.
             wait_seconds: of a claim: how long it may be parked.
+            left: tells whether whoever asks has gone: then what it was handed is given back.
 
         Raises:
             ConsumerNotFound
@@ -117,7 +124,7 @@ class Lanes:
         if len(lane.waiting) >= limits.CONSUMER_QUEUE_REQUESTS_MAX:
             raise Busy(_NO_ROOM)
         wait_until = loop.time() + wait_seconds if wait_seconds else None
-        waiting = Waiting(document, wait_until)
+        waiting = Waiting(call, wait_until, left)
         if wait_until is not None:
             self._parked.take(tenant_id, 1)
             waiting.timer = loop.call_at(wait_until, self._give_up, lane, waiting)
@@ -155,8 +162,7 @@ class Lanes:
         """Take back what is due, though nobody may be claiming."""
         lane = self._lane(tenant_id, name)
         if not self._stopped and not lane.has_work:
-            # A call for nothing: whoever is parked is served with it.
-            lane.put(Waiting.of_nobody({"call": "extend", "principal": "", "tokens": []}))
+            lane.put(Waiting.of_nobody(_NOTHING))
             self._ring(lane, True)
             self._drive(lane)
 
@@ -278,7 +284,7 @@ class Lanes:
         self, lane: Lane, group: Sequence[Waiting], *, look_for_due: bool
     ) -> Consumed:
         """Run a group. Raises ``psycopg.Error`` where one of its requests may be to blame."""
-        documents = [waiting.document for waiting in group]
+        calls = [waiting.call for waiting in group]
         try:
             async with (
                 self._places.place(lane.tenant_id, seconds_max=_patience(group)),
@@ -290,7 +296,7 @@ class Lanes:
                             connection,
                             lane.tenant_id,
                             lane.name,
-                            documents,
+                            calls,
                             look_for_due=look_for_due,
                         )
                 except psycopg.errors.LockNotAvailable as error:
@@ -350,19 +356,20 @@ class Lanes:
 
     def _settled(self, lane: Lane, waiting: Waiting, nth: int, consumed: Consumed) -> bool:
         """Answer one of a group. False: it is a claim that found nothing, and waits on."""
-        answer = consumed.told.answers.get(str(nth))
-        deliveries = consumed.deliveries.get(nth, [])
-        if answer is not None and answer.status == "again":
+        status = consumed.told.statuses[nth]
+        if status == "again":
             lane.put(waiting)
             return True
-        if waiting.claims and answer is not None and answer.status == "done":
+        if waiting.claims and status == "done":
             # What it was to acknowledge is acknowledged; from here on it only claims.
-            metrics.DELIVERIES.labels("ack").inc(len(waiting.document["tokens"]))
-            waiting.document["tokens"] = []
-            answer = None
-        if answer is None and not deliveries and self._may_wait(waiting):
+            metrics.DELIVERIES.labels("ack").inc(len(waiting.call.tokens))
+            waiting.call = waiting.call._replace(tokens=())
+            status = "acknowledged"
+        if status == "acknowledged":
+            status = None
+        if status is None and nth not in consumed.handed_out and self._may_wait(waiting):
             return False
-        self._answer(lane, waiting, deliveries, consumed, answer or Answer("claimed"))
+        self._answer(lane, waiting, nth, consumed, status or "claimed")
         return True
 
     def _may_wait(self, waiting: Waiting) -> bool:
@@ -373,40 +380,28 @@ class Lanes:
         )
 
     def _answer(
-        self,
-        lane: Lane,
-        waiting: Waiting,
-        deliveries: Sequence[HandedOut],
-        consumed: Consumed,
-        answer: Answer,
+        self, lane: Lane, waiting: Waiting, nth: int, consumed: Consumed, status: str
     ) -> None:
-        told = consumed.told
+        told, call = consumed.told, waiting.call
+        handed_out = consumed.handed_out.get(nth)
         outcome = Outcome(
-            status="claimed" if waiting.claims and answer.status == "replayed" else answer.status,
-            deliveries=deliveries,
-            generation=told.generation,
-            lost=[Token(*lost) for lost in answer.lost],
-            lease_ends=answer.lease_ends,
+            status="claimed" if waiting.claims and status == "replayed" else status,
+            handed_out=handed_out,
+            lost=[Token(*lost) for lost in told.lost.get(str(nth), ())],
+            lease_ends=told.lease_ends.get(str(nth)),
             consumer=told.stands,
             changed_by=told.changed_by,
         )
-        call = waiting.document["call"]
-        if answer.status in {"claimed", "done"}:
-            metrics.DELIVERIES.labels(call).inc(
-                len(deliveries) if waiting.claims else len(waiting.document["tokens"])
-            )
-        if not waiting.answer(outcome) and deliveries and answer.status == "claimed":
+        if status in {"claimed", "done"}:
+            taken = handed_out.number if handed_out is not None else 0
+            metrics.DELIVERIES.labels(call.what).inc(taken if waiting.claims else len(call.tokens))
+        if not waiting.answer(outcome) and handed_out is not None and status == "claimed":
             # Whoever asked has gone: nobody would work on it until the lease ends.
-            whose = {name: waiting.document.get(name) for name in _WHOSE}
-            document: dict[str, Any] = {
-                **{name: value for name, value in whose.items() if value is not None},
-                "call": "give_back",
-                "tokens": [
-                    Token(told.generation, delivery.position, delivery.attempt)
-                    for delivery in deliveries
-                ],
-            }
-            lane.put(Waiting.of_nobody(document))
+            lane.put(
+                Waiting.of_nobody(
+                    Call("give_back", call.principal, handed_out.tokens(), more=call.more)
+                )
+            )
 
     def _set_timer(self, lane: Lane, consumed: Consumed) -> None:
         """Come again when something is due, or soon where more is to be put out."""
@@ -426,8 +421,8 @@ class Lanes:
             lane.timer = loop.call_later(max(seconds, limits.BEHIND_SECONDS), self._ring, lane, due)
 
 
-_WHOSE: Final = ("principal", "key", "digest")
-"""What is said of a claim where what it was given is given back."""
+_NOTHING: Final = Call("extend", "")
+"""A call for nothing: what is due is taken back with it, and whoever is parked is served."""
 
 # As log/writer.py has them: errors that say "not now", and nothing of what was asked.
 _NOT_NOW: Final = frozenset({"25", "40", "53", "55", "57"})

@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from hashlib import sha256
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -17,8 +16,9 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from counterfoil.server.consumers.calls import Token
 from counterfoil.server.core import limits
-from counterfoil.server.core.document import encode, quote
+from counterfoil.server.core.document import quote
 from counterfoil.server.core.errors import FieldError, InvalidInput
 from counterfoil.server.log.fields import (
     REASON_MUST_BE,
@@ -38,24 +38,6 @@ from counterfoil.server.log.model import (
 from counterfoil.server.log.query import Query, query_document
 
 # --- Tokens -----------------------------------------------------------------------
-
-
-class Token(NamedTuple):
-    """What a holder shows for what it holds. Those of one event grow with each handing out."""
-
-    generation: int
-    position: int
-    attempt: int
-
-    @property
-    def text(self) -> str:
-        """As it is given out: of one length, so that texts compare as the tokens do."""
-        return f"{self.generation:016x}.{self.position:016x}.{self.attempt:08x}"
-
-    @classmethod
-    def of(cls, text: str) -> "Token":
-        """The token of a judged text."""
-        return cls(*(int(part, 16) for part in text.split(".")))
 
 
 _TOKEN: Final = re.compile(r"[0-7][0-9a-f]{15}\.[0-7][0-9a-f]{15}\.[0-7][0-9a-f]{7}")
@@ -498,30 +480,7 @@ def judge_ack(
         traceparent=traceparent,
         hands_in=lambda ack: {
             "consumer": consumer,
-            "tokens": [Token.of(text) for text in ack.tokens],
+            "tokens": Token.all_of(ack.tokens),
         },
     )
     return JudgedAck(asked.tokens, outcome)
-
-
-def call_document(
-    call: Literal["claim", "ack", "extend", "release"],
-    consumer: str,
-    *,
-    principal: str,
-    key: str | None,
-    tokens: Sequence[str],
-    **asked: Any,
-) -> dict[str, Any]:
-    """A request of a group, as ``consume_v1`` takes it."""
-    document: dict[str, Any] = {
-        "call": call,
-        "principal": principal,
-        "tokens": [Token.of(text) for text in tokens],
-        **{name: value for name, value in asked.items() if value is not None},
-    }
-    if key is not None:
-        content = {"consumer": consumer, **document}
-        document["key"] = key
-        document["digest"] = sha256(encode(content)).hexdigest()
-    return document

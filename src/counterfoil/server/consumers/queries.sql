@@ -3,9 +3,12 @@
 
 -- name: consume
 -- A group of requests about one consumer: see 07_handing_out.sql.
-select request, position, attempt, lease_ends, event
-from counterfoil.consume_v1(
-    %(tenant_id)s::integer, %(name)s::text, %(requests)s::jsonb, %(look_for_due)s::boolean,
+select request, deliveries, answer
+from counterfoil.consume_v2(
+    %(tenant_id)s::integer, %(name)s::text, %(calls)s::text[], %(principals)s::text[],
+    %(named)s::integer[], %(holders)s::text[], %(counts)s::integer[],
+    %(token_requests)s::integer[], %(generations)s::bigint[], %(positions)s::bigint[],
+    %(attempts)s::integer[], %(more)s::jsonb, %(look_for_due)s::boolean,
     %(lock_wait_milliseconds)s::integer);
 
 -- name: consumer

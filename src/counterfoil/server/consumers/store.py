@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from counterfoil.server.consumers.calls import Call, Token
 from counterfoil.server.core import limits
 from counterfoil.server.core.document import encode
 from counterfoil.server.db.pool import Connection
@@ -15,27 +16,23 @@ _STATEMENTS: Final = statements_of("counterfoil.server.consumers")
 
 
 class HandedOut(NamedTuple):
-    """A delivery as it was handed out to one request of a group."""
+    """What was handed out to one request of a group: how many, and as JSON with commas between."""
 
-    position: int
-    attempt: int
-    lease_ends: str
-    event: str
+    number: int
+    text: str
 
-
-class Answer(msgspec.Struct):
-    """How a request fared that was not, or not only, handed something out."""
-
-    status: str
-    lost: list[tuple[int, int, int]] = []
-    lease_ends: str | None = None
+    def tokens(self) -> list[Token]:
+        """What its holder is to show for it."""
+        return Token.all_of([one.token for one in _handed_out.decode(f"[{self.text}]")])
 
 
 class Told(msgspec.Struct):
-    """What a call of ``consume_v1`` says of the consumer."""
+    """What a call of ``consume_v2`` says of its requests, and of the consumer."""
 
     status: str
-    answers: dict[str, Answer] = {}
+    statuses: list[str | None] = []
+    lost: dict[str, list[tuple[int, int, int]]] = {}
+    lease_ends: dict[str, str] = {}
     changed_by: int = 0
     paused: bool = False
     generation: int = 0
@@ -58,7 +55,7 @@ class Told(msgspec.Struct):
 class Consumed(NamedTuple):
     """What a group was answered: deliveries by request, and the rest."""
 
-    deliveries: dict[int, list[HandedOut]]
+    handed_out: dict[int, HandedOut]
     told: Told
 
 
@@ -78,6 +75,11 @@ class Reading(NamedTuple):
     changed_by: int
 
 
+class _Delivery(msgspec.Struct):
+    token: str
+
+
+_handed_out: Final = msgspec.json.Decoder(list[_Delivery])
 _told: Final = msgspec.json.Decoder(Told)
 _history: Final = msgspec.json.Decoder(list[dict[str, Any]])
 
@@ -94,7 +96,7 @@ class ConsumerStore:
         connection: Connection,
         tenant_id: int,
         name: str,
-        requests: Sequence[dict[str, Any]],
+        requests: Sequence[Call],
         *,
         look_for_due: bool,
     ) -> Consumed:
@@ -107,25 +109,43 @@ class ConsumerStore:
             psycopg.Error: nothing was done if the connection still stands; if it does not,
                 nobody knows.
         """
+        tokens = [token for request in requests for token in request.tokens]
+        generations, positions, attempts = zip(*tokens, strict=True) if tokens else ((), (), ())
         rows = await _STATEMENTS["consume"].run(
             connection,
             {
                 "tenant_id": tenant_id,
                 "name": name,
-                "requests": encode(list(requests)).decode(),
+                "calls": [request.what for request in requests],
+                "principals": [request.principal for request in requests],
+                "named": [len(request.tokens) for request in requests],
+                "holders": [request.holder for request in requests],
+                "counts": [request.takes for request in requests],
+                "token_requests": [
+                    nth for nth, request in enumerate(requests, 1) for _ in request.tokens
+                ],
+                "generations": generations,
+                "positions": positions,
+                "attempts": attempts,
+                "more": encode([request.more for request in requests]).decode()
+                if any(request.more for request in requests)
+                else None,
                 "look_for_due": look_for_due,
                 "lock_wait_milliseconds": limits.LOCK_WAIT_MILLISECONDS_MAX,
             },
             prepare=self._prepare,
             tenant_id=tenant_id,
         )
-        deliveries: dict[int, list[HandedOut]] = {}
-        for request, *delivery in rows[:-1]:
-            position, attempt, lease_ends, event = map(there, delivery)
-            deliveries.setdefault(int(there(request)), []).append(
-                HandedOut(int(position), int(attempt), lease_ends, event)
+        handed_out: dict[int, HandedOut] = {}
+        for row in rows[:-1]:
+            request, number, text = map(there, row)
+            before = handed_out.get(int(request))
+            handed_out[int(request)] = (
+                HandedOut(int(number), text)
+                if before is None
+                else HandedOut(before.number + int(number), f"{before.text},{text}")
             )
-        return Consumed(deliveries, _told.decode(there(rows[-1][4])))
+        return Consumed(handed_out, _told.decode(there(rows[-1][2])))
 
     async def consumer(self, tenant_id: int, name: str) -> str | None:
         """How a consumer stands, as JSON; None if there is none.

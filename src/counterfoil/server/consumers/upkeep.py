@@ -10,9 +10,9 @@ from typing import Final
 
 import structlog
 
+from counterfoil.server.consumers.calls import Token
 from counterfoil.server.consumers.effects import EXHAUSTED, set_aside_event
 from counterfoil.server.consumers.lanes import Lanes
-from counterfoil.server.consumers.model import Token
 from counterfoil.server.consumers.store import ConsumerStore
 from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import CounterfoilError, EffectRefused, Unavailable

@@ -5,20 +5,14 @@ All but the last leave no event: they are bookkeeping, and go by their consumer'
 was lost.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
+from counterfoil.server.consumers.calls import Call, Token, call_of
 from counterfoil.server.consumers.effects import NO_CONSUMER, refusal, set_aside_event
 from counterfoil.server.consumers.lane import Outcome
 from counterfoil.server.consumers.lanes import Lanes
-from counterfoil.server.consumers.model import (
-    Claim,
-    Extend,
-    Release,
-    SetAside,
-    Token,
-    call_document,
-)
+from counterfoil.server.consumers.model import Claim, Extend, Release, SetAside
 from counterfoil.server.consumers.store import ConsumerStore
 from counterfoil.server.consumers.watching import items_of
 from counterfoil.server.core import limits, metrics
@@ -66,16 +60,25 @@ class Work:
         return False
 
     async def claim(
-        self, tenant_id: int, name: str, asked: Claim, *, principal: str, key: str | None
+        self,
+        tenant_id: int,
+        name: str,
+        asked: Claim,
+        *,
+        principal: str,
+        key: str | None,
+        left: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Hand out what is ready, or what becomes ready while the claim waits.
+
+        To whoever has ``left`` by the time of the answer, nothing is.
 
         Raises ``ConsumerNotFound``, ``LeaseLost``, ``IdempotencyMismatch``, ``Unavailable``.
         """
         return await self._called(
             tenant_id,
             name,
-            call_document(
+            call_of(
                 "claim",
                 name,
                 principal=principal,
@@ -85,6 +88,7 @@ class Work:
                 count=asked.count,
             ),
             wait_seconds=float(asked.wait_seconds),
+            left=left,
         )
 
     async def ack(
@@ -94,7 +98,7 @@ class Work:
         return await self._called(
             tenant_id,
             name,
-            call_document("ack", name, principal=principal, key=key, tokens=tokens),
+            call_of("ack", name, principal=principal, key=key, tokens=tokens),
         )
 
     def handed_in(self, tenant_id: int, name: str, count: int) -> None:
@@ -107,7 +111,7 @@ class Work:
         return await self._called(
             tenant_id,
             name,
-            call_document(
+            call_of(
                 "extend",
                 name,
                 principal=principal,
@@ -124,7 +128,7 @@ class Work:
         return await self._called(
             tenant_id,
             name,
-            call_document(
+            call_of(
                 "release",
                 name,
                 principal=principal,
@@ -142,7 +146,7 @@ class Work:
 
         Raises as ``claim``.
         """
-        tokens = [Token.of(text) for text in asked.tokens]
+        tokens = Token.all_of(asked.tokens)
         told = await self._store.histories(
             tenant_id, name, positions=[token.position for token in tokens], principal=principal
         )
@@ -186,7 +190,7 @@ class Work:
         self, tenant_id: int, name: str, tokens: Sequence[str], principal: str
     ) -> LeaseLost:
         """The refusal of a call that names what its caller holds no longer, with what that is."""
-        named = [Token.of(text) for text in tokens]
+        named = Token.all_of(tokens)
         held = await self._store.still_held(
             tenant_id, name, positions=[token.position for token in named], principal=principal
         )
@@ -195,9 +199,17 @@ class Work:
         return LeaseLost(_LOST, lost or [token.text for token in named])
 
     async def _called(
-        self, tenant_id: int, name: str, document: dict[str, Any], *, wait_seconds: float = 0
+        self,
+        tenant_id: int,
+        name: str,
+        call: Call,
+        *,
+        wait_seconds: float = 0,
+        left: Callable[[], bool] = lambda: False,
     ) -> Outcome:
-        outcome = await self._lanes.call(tenant_id, name, document, wait_seconds=wait_seconds)
+        outcome = await self._lanes.call(
+            tenant_id, name, call, wait_seconds=wait_seconds, left=left
+        )
         if outcome.status == "lost":
             raise LeaseLost(_LOST, [token.text for token in outcome.lost])
         if outcome.status == "key_reused":

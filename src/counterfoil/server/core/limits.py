@@ -401,6 +401,10 @@ LAG_EVENTS_MAX: Final = 10_000
 CLAIM_GROUP_REQUESTS_MAX: Final = 64
 """Calls about one consumer that share one call of the stored function, as appends do."""
 
+CLAIM_GROUP_DELIVERIES_MAX: Final = 1_000
+"""Deliveries that those name and ask for together, where it is more than one call: whoever comes
+meanwhile waits for all of them."""
+
 CONSUMER_QUEUE_REQUESTS_MAX: Final = 2_000
 """Calls about one consumer that wait for their turn in one process, parked claims not counted."""
 

@@ -29,7 +29,7 @@ from counterfoil.server.core.errors import invariant
 from counterfoil.server.db import sqlfile
 from counterfoil.server.db.pool import Connection
 
-Parameter: TypeAlias = "str | int | bool | Sequence[int] | None"
+Parameter: TypeAlias = "str | int | bool | Sequence[int | str | None] | None"
 """What a statement can be given. A sequence becomes an array."""
 
 Row: TypeAlias = "tuple[str | None, ...]"
@@ -228,4 +228,14 @@ def _text(value: Parameter) -> bytes | None:
         return b"true" if value else b"false"
     if isinstance(value, int):
         return b"%d" % value
-    return b"{%b}" % b",".join(b"%d" % number for number in value)
+    return _text(
+        f"{{{','.join([str(one) if type(one) is int else _element(one) for one in value])}}}"
+    )
+
+
+def _element(value: int | str | None) -> str:
+    """A text, or nothing, as it stands in the text of an array."""
+    if value is None:
+        return "NULL"
+    quoted = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"'

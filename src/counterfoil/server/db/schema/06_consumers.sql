@@ -33,13 +33,13 @@
 --
 --   1. a book's head (append_v4). Under it nothing is waited for: what is locked by another
 --      gives `row_busy`, and that request alone goes back to its queue.
---   2. deliveries that somebody names by token, in the order of their positions. consume_v1
+--   2. deliveries that somebody names by token, in the order of their positions. consume_v2
 --      waits for these, without the head.
 --   3. those who are next in line behind them, in the same order.
 --   4. the consumer's progress. Who holds it waits for nothing any more: claiming and joining
 --      lines pass over what is locked.
 --
--- Before all of these, consume_v1 waits for the idempotency keys of its calls; append_v4 has no
+-- Before all of these, consume_v2 waits for the idempotency keys of its calls; append_v4 has no
 -- part in that.
 --
 -- Every statement that walks deliveries begins at `low` or `due_low`, below which no row is
@@ -204,11 +204,11 @@ create type counterfoil.joining as (
 );
 
 -- The deliveries that these tokens stand for, locked: those that are held, by this principal,
--- in this attempt. Whether the lease is over is to be asked after this, by the clock of then.
+-- in this attempt, but for what others have locked. Whether the lease is over is to be asked
+-- after this, by the clock of then. Nothing is waited for.
 create function counterfoil.lock_held(
     p_tenant_id integer,
-    p_tokens counterfoil.token[],
-    p_wait boolean          -- or pass over what others have locked
+    p_tokens counterfoil.token[]
 ) returns counterfoil.held_delivery[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -222,19 +222,6 @@ as $$
 begin
     -- Each is looked up by itself, in this order: a join of the two would, without statistics,
     -- walk all deliveries that there are, once for each token.
-    if p_wait then
-        return array(
-            select row(t.request, t.generation, t.position, d.due_at, d.keys, d.place
-                   )::counterfoil.held_delivery
-            from (select t.* from unnest(p_tokens) as t order by t.generation, t.position) as t
-            cross join lateral (
-                select d.due_at, d.keys, d.ctid as place from counterfoil.deliveries d
-                where d.tenant_id = p_tenant_id and d.generation = t.generation
-                  and d.position = t.position and d.state = 'held' and d.attempts = t.attempt
-                  and d.principal = t.principal
-                for update
-            ) as d);
-    end if;
     return array(
         select row(t.request, t.generation, t.position, d.due_at, d.keys, d.place
                )::counterfoil.held_delivery

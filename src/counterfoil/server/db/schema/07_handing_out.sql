@@ -4,74 +4,166 @@
 -- One call serves a group of requests of one consumer, as append_v4 does of one book: those
 -- that a process has waiting. They are judged as if they had come one after another, each all
 -- or nothing; two that name the same delivery, or bear the same key, are told to come again.
+--
+-- Most groups hold nothing but claims and acknowledgements without keys, which find all that they
+-- name. For those, six short statements run: beginning a statement costs as much as what it does to
+-- five rows. So what is asked for comes as arrays, not as JSON that has to be taken apart; and what
+-- is rare has functions of its own, which are called where it is there.
 
--- One request, taken apart.
-create type counterfoil.consumer_call as (
-    call text,              -- claim, ack, extend, release, or give_back: whose claim it was has
-                            -- gone, and these are its key and content
-    principal text,
-    key text,
-    content_digest bytea,
-    holder text,
-    count integer,          -- claim: how many it takes at most
-    seconds numeric,        -- extend: the new lease; release: the delay; null: the consumer's own
-    reason text,
-    tokens integer          -- how many tokens it names
-);
+-- A delivery as its holder is given it.
+create function counterfoil.delivery_text(
+    p_event text, p_generation bigint, p_position bigint, p_attempt integer, p_lease_ends text
+) returns text
+language sql stable parallel safe
+return '{"event":' || p_event || ',"attempt":' || p_attempt
+    || ',"lease_ends":"' || p_lease_ends
+    || '","token":"' || lpad(to_hex(p_generation), 16, '0')
+    || '.' || lpad(to_hex(p_position), 16, '0')
+    || '.' || lpad(to_hex(p_attempt), 8, '0') || '"}';
 
--- How long an event waits after an attempt that failed.
-create function counterfoil.backoff_seconds(
-    p_consumer counterfoil.consumers, p_failures integer
-) returns numeric
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- Beyond the limit after some attempts at the latest; the power of a large number is dear.
-    return least(
-        p_consumer.backoff_max_seconds,
-        p_consumer.backoff_initial_seconds * p_consumer.backoff_factor ^ least(p_failures - 1, 30));
-end
-$$;
-
--- How an attempt ended, as it is kept until the event is done.
-create function counterfoil.ended_attempt(
-    p_delivery counterfoil.deliveries, p_ended_at timestamptz, p_reason text
-) returns jsonb
+-- Which requests of a group hold all that they name (done), and which have lost some of it (lost).
+-- The caller has locked what is held, and has read the clock after that.
+create function counterfoil.judge_holders(
+    -- What was named, and what of it is held and until when, one array for each column.
+    p_token_requests integer[], p_generations bigint[], p_positions bigint[], p_attempts integer[],
+    p_generation bigint,
+    p_held_requests integer[], p_held_positions bigint[], p_held_until timestamptz[],
+    p_now timestamptz,
+    inout status text[],    -- what is known of them before; only those without are judged
+    out lost jsonb          -- {"<request, from 0>": [[generation, position, attempt], …]}
+)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
+declare
+    v_found record;
 begin
-    return coalesce(p_delivery.history, '[]') || jsonb_build_object(
-        'attempt', p_delivery.attempts, 'holder', p_delivery.holder,
-        'claimed_at', counterfoil.time_text(p_delivery.claimed_at),
-        'ended_at', counterfoil.time_text(p_ended_at), 'reason', p_reason);
+    lost := '{}';
+    for v_found in
+        select t.request, bool_or(t.request > t.first) as later, jsonb_agg(
+                   jsonb_build_array(t.generation, t.position, t.attempt)
+                   order by t.generation, t.position
+               ) filter (where not t.held) as lost
+        from (
+            select t.*, t.generation = p_generation and exists (
+                       select from unnest(p_held_requests, p_held_positions, p_held_until)
+                           as h (request, position, until)
+                       where h.request = t.request and h.position = t.position
+                         and h.until > p_now) as held,
+                   min(t.request) over (partition by t.generation, t.position) as first
+            from unnest(p_token_requests, p_generations, p_positions, p_attempts)
+                as t (request, generation, position, attempt)
+            where status[t.request] is null
+        ) as t
+        group by t.request
+    loop
+        if v_found.later then
+            status[v_found.request] := 'again';
+        elsif v_found.lost is null then
+            status[v_found.request] := 'done';
+        else
+            status[v_found.request] := 'lost';
+            lost := jsonb_set(lost, array[(v_found.request - 1)::text], v_found.lost);
+        end if;
+    end loop;
 end
 $$;
 
--- Answers the requests of a group: one row for each delivery that was handed out, and a last
--- one, without a request, that holds all else as JSON:
+-- How many more may be in flight. The caller holds the consumer's progress: the count of what is
+-- held must not move under those who count it.
+create function counterfoil.room_in_flight(
+    p_tenant_id integer, p_generation bigint, p_in_flight_max integer, p_due_low timestamptz
+) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    -- What is due and locked may be about to be extended, in time: it counts.
+    return greatest(0, p_in_flight_max - (
+        select count(*) from counterfoil.deliveries d
+        where d.tenant_id = p_tenant_id and d.generation = p_generation
+          and d.due_at > p_due_low and d.state = 'held'
+    ) + cardinality(array(
+        select d.position from counterfoil.deliveries d
+        where d.tenant_id = p_tenant_id and d.generation = p_generation
+          and d.due_at > p_due_low and d.due_at <= v_now and d.state = 'held'
+        for key share skip locked)));
+end
+$$;
+
+-- How many of these events, from the first, have at most so many bytes together, as written out:
+-- one at least.
+create function counterfoil.how_many_fit(
+    p_tenant_id integer, p_positions bigint[], p_bytes_max integer
+) returns integer
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+    return greatest(1, (
+        select count(*)
+        from (
+            select sum(octet_length(e.text)) over (order by t.nth) as bytes
+            from unnest(p_positions) with ordinality as t (position, nth)
+            cross join lateral (
+                select counterfoil.event_text(e) as text from counterfoil.events e
+                where e.tenant_id = p_tenant_id and e.position = t.position
+                offset 0
+            ) as e
+        ) as t
+        where t.bytes <= p_bytes_max));
+end
+$$;
+
+-- Answers the requests of a group: for each that was handed out something one row or several, with
+-- how many deliveries it holds and their JSON, with commas between them; and a last row, without
+-- a request, that holds all else as JSON:
 --   {"status": "found", or "not_found" and nothing more,
---    "answers": {"<request, from 0>": {"status": "done" | "replayed" | "key_reused" | "again" |
---                "lost", "lost": [[generation, position, attempt], …], "lease_ends": time}, …},
+--    "statuses": [of each request: "done" | "replayed" | "key_reused" | "again" | "lost";
+--                 null or "acknowledged": it is a claim, and answered by its deliveries alone],
+--    "lost": {"<request, from 0>": [[generation, position, attempt], …]},
+--    "lease_ends": {"<request, from 0>": time}, of extensions,
 --    "paused": …, "generation": …, "changed_by": the event that made or changed it last,
 --    "behind": whether more is to be put out, and may be, as far as is known,
 --    "held_back": why nothing more is put out (full or stalled), where that is so,
 --    "next_due_seconds": when the next delivery is due, where a claim got less than it asked for,
---    "exhausted": whether something is to be set aside,
+--    "exhausted": whether something is to be set aside, where that may have changed,
 --    "freed": whether something became ready for whoever comes next,
 --    "frees": whether what is done with may let others go: those of its keys, or for whom there
 --             is room in flight then,
---    "unfinished": whether others hold something that may come back}
-create function counterfoil.consume_v1(
+--    "unfinished": whether others hold something that may come back, where a claim went short}
+create function counterfoil.consume_v2(
     p_tenant_id integer,
     p_name text,
-    -- [{"call", "principal", "key"?, "digest"?, "tokens"?: [[generation, position, attempt], …],
-    --   "holder"?, "count"?, "seconds"?, "reason"?}, …]; the tokens of a claim are done
-    p_requests jsonb,
+    -- What each request does: claim, ack, extend, release, or give_back: whose claim it was has
+    -- gone, and what is said in p_more is said of that; whose it is; how many tokens it names;
+    -- and of a claim, who is to hold what it takes, and how many those are at most.
+    p_calls text[], p_principals text[], p_named integer[], p_holders text[], p_counts integer[],
+    -- What they name, one array for each part of a token: which request (from 1), and the three
+    -- of the token. What a claim names is done.
+    p_token_requests integer[], p_generations bigint[], p_positions bigint[], p_attempts integer[],
+    -- Null, or what else is said of each: [{"key"?, "digest"?, "seconds"?: extend: the new lease,
+    -- release: the delay, else the consumer's own; "reason"?}, …]
+    p_more jsonb,
     p_look_for_due boolean,         -- take back what is due
     p_lock_wait_milliseconds integer
-) returns table (request integer, "position" bigint, attempt integer, lease_ends text, event text)
+) returns table (request integer, deliveries integer, answer text)
 language plpgsql volatile
 security definer
 set search_path = pg_catalog, pg_temp
@@ -84,485 +176,321 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    -- Each has its reason in core/limits.py (DUE_DELIVERIES, CLAIM_BYTES_MAX).
-    c_due constant integer := 1000;
+    -- It has its reason in core/limits.py (CLAIM_BYTES_MAX).
     c_claim_bytes_max constant integer := 16777216;
-    -- How many steps of putting out one call takes, and how far due_low stays behind the clock:
-    -- longer than a statement may run.
+    -- How many steps of putting out one call takes.
     c_steps constant integer := 4;
-    c_due_margin constant interval := '30 seconds';
-    v_consumer counterfoil.consumers;
-    v_current counterfoil.consumers;        -- as it is under the lock of its progress
-    v_progress counterfoil.consumer_progress;
-    v_calls counterfoil.consumer_call[];
+    v_setting text;
+    -- of the consumer, as it was when the call came; and as it is under the lock of its progress
+    v_generation bigint;
+    v_changed_by bigint;
+    v_ordered boolean;
+    v_lease interval;
+    v_in_flight_max integer;
+    v_paused boolean;
+    v_low bigint;
+    v_due_low timestamptz;
+    v_current counterfoil.consumers;
     v_status text[];
-    v_tokens counterfoil.token[];
-    v_held counterfoil.held_delivery[];
-    v_found record;
     v_lost jsonb := '{}';
-    v_again jsonb := '{}';          -- what claims that are replayed had been given
+    v_lease_ends jsonb := '{}';
+    v_before jsonb := '{}';         -- what claims that are replayed had been given
+    -- what is held of what they name, locked, one array for each column
+    v_held_requests integer[];
+    v_held_positions bigint[];
+    v_held_until timestamptz[];
+    v_held_places tid[];
+    v_first_ends timestamptz;
+    v_all boolean;                  -- whether that is all that they name, each of them once
     v_now timestamptz;
-    v_ends timestamptz;
-    v_positions bigint[];
     v_next bigint[];
-    v_asked integer;                -- how many the claims ask for
-    v_wanted integer;               -- and how many of those may be in flight
-    -- what is handed out, one array for each column: where its row is, and to which request
-    v_attempts integer[];
-    v_places tid[];
-    v_requests integer[];
-    v_texts text[];
+    v_slots integer[] := '{}';      -- which request the next delivery goes to, and those after it
+    v_wanted integer;               -- how many of those may be in flight
+    -- what is handed out, one array for each column
+    v_positions bigint[] := '{}';
+    v_attempts integer[] := '{}';
+    v_places tid[] := '{}';
+    v_ends text;
+    v_given_to integer[];
+    v_given integer[];
+    v_answers text[];
+    v_bytes bigint;
+    v_from bigint;
     v_head bigint;
     v_reached bigint;
+    v_steps integer := 0;
     v_behind boolean := false;
-    v_put_out record;
     v_held_back text;
     v_short boolean := false;
     v_locked boolean := false;
     v_freed boolean := false;
+    v_unfinished boolean := false;
+    v_exhausted boolean := false;
     v_next_due timestamptz;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception 'consume_v1 must run at READ COMMITTED: what is committed while it waits must be seen'
+        raise exception 'consume_v2 must run at READ COMMITTED: what is committed while it waits must be seen'
             using errcode = 'invalid_transaction_state';
     end if;
     if counterfoil.current_tenant() is distinct from p_tenant_id then
-        raise exception 'consume_v1 was called for tenant % in a transaction that is not that tenant''s',
+        raise exception 'consume_v2 was called for tenant % in a transaction that is not that tenant''s',
             p_tenant_id using errcode = 'insufficient_privilege';
     end if;
     -- A lease that was answered is a lease that was flushed: a crash must not hand it out again.
     if current_setting('synchronous_commit') not in ('on', 'remote_apply') then
-        perform set_config('synchronous_commit', 'on', true);
+        v_setting := set_config('synchronous_commit', 'on', true);
     end if;
-    perform set_config('lock_timeout', p_lock_wait_milliseconds::text, true);
+    v_setting := set_config('lock_timeout', p_lock_wait_milliseconds::text, true);
 
-    select * into v_consumer from counterfoil.consumers c
+    select c.generation, c.position, c.order_by is not null, c.lease_seconds * interval '1 second',
+           c.in_flight_max, c.paused, p.low, p.due_low
+    into v_generation, v_changed_by, v_ordered, v_lease, v_in_flight_max, v_paused, v_low, v_due_low
+    from counterfoil.consumers c
+    cross join lateral (
+        select p.low, p.due_low from counterfoil.consumer_progress p
+        where p.tenant_id = p_tenant_id and p.generation = c.generation
+        offset 0
+    ) as p
     where c.tenant_id = p_tenant_id and c.name = p_name;
     if not found then
-        return query select null::integer, null::bigint, null::integer, null::text,
-                            '{"status": "not_found"}';
+        answer := '{"status": "not_found"}';
+        return next;
         return;
     end if;
-    select * into v_progress from counterfoil.consumer_progress p
-    where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation;
-
-    v_calls := array(
-        select row(r.call, r.principal, r.key, decode(r.digest, 'hex'), r.holder, r.count,
-                   r.seconds, r.reason, coalesce(jsonb_array_length(r.tokens), 0)
-               )::counterfoil.consumer_call
-        from rows from (jsonb_to_recordset(p_requests) as (
-            call text, principal text, key text, digest text, holder text, count integer,
-            seconds numeric, reason text, tokens jsonb)) with ordinality
-            as r (call, principal, key, digest, holder, count, seconds, reason, tokens, nth)
-        order by r.nth);
-    v_status := array_fill(null::text, array[cardinality(v_calls)]);
-
-    ---- What was asked for before ----------------------------------------------------
-
-    -- One key is used by one call at a time, whatever process it came to.
-    perform pg_advisory_xact_lock(p_tenant_id, k.hash)
-    from (
-        select distinct hashtext(c.principal || ' ' || c.key) as hash from unnest(v_calls) as c
-        where c.key is not null
-        order by 1
-    ) as k;
-    for v_found in
-        select c.nth, c.call, k.answer,
-               case when exists (
-                   -- An append has used it: that was another request, whatever it was.
-                   select from counterfoil.idempotency_keys i
-                   where i.tenant_id = p_tenant_id and i.principal = c.principal and i.key = c.key
-                   offset 0) then false
-               else c.content_digest = k.content_digest end as same,
-               row_number() over (partition by c.principal, c.key order by c.nth) as bearer
-        from unnest(v_calls) with ordinality as c (
-            call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-        left join lateral (
-            select k.content_digest, k.answer from counterfoil.consumer_calls k
-            where k.tenant_id = p_tenant_id and k.principal = c.principal and k.key = c.key
-            offset 0
-        ) as k on true
-        where c.key is not null
-        order by c.nth
-    loop
-        v_status[v_found.nth] := case
-            when v_found.bearer > 1 then 'again'
-            when v_found.same is null then null
-            when not v_found.same then 'key_reused'
-            -- Whoever asked for the answer again has them now.
-            when v_found.call = 'give_back' then
-                case when v_found.answer ? 'asked_again' then 'replayed' end
-            -- What it was to acknowledge is done; what it was to be given, it was not.
-            when v_found.call = 'claim' and v_found.answer -> 'taken' = '[]' then 'acknowledged'
-            else 'replayed'
-        end;
-        if v_status[v_found.nth] = 'replayed' and v_found.call = 'claim' then
-            v_again := jsonb_set(v_again, array[v_found.nth::text], v_found.answer -> 'taken');
-        end if;
-    end loop;
+    v_status := array_fill(null::text, array[cardinality(p_calls)]);
+    if p_more is not null then
+        select b.status, b.given into v_status, v_before
+        from counterfoil.calls_before(p_tenant_id, p_calls, p_principals, p_more) as b;
+    end if;
 
     ---- What is named by tokens --------------------------------------------------------
 
-    v_tokens := array(
-        select row(r.nth, r.request ->> 'principal', (t.token ->> 0)::bigint,
-                   (t.token ->> 1)::bigint, (t.token ->> 2)::integer)::counterfoil.token
-        from jsonb_array_elements(p_requests) with ordinality as r (request, nth)
-        cross join lateral jsonb_array_elements(r.request -> 'tokens') as t (token)
-        where v_status[r.nth] is null);
-    if v_tokens <> '{}' then
-        for v_found in
-            select distinct t.request
+    if p_positions <> '{}' then
+        -- Each is looked up by itself, in this order: a join of the two would, without
+        -- statistics, walk all deliveries that there are, once for each token.
+        select array_agg(h.request), array_agg(h.position), array_agg(h.due_at),
+               array_agg(h.place), min(h.due_at),
+               count(distinct h.place) = cardinality(p_positions)
+        into v_held_requests, v_held_positions, v_held_until, v_held_places, v_first_ends, v_all
+        from (
+            select t.request, t.position, d.due_at, d.place
             from (
-                select t.request, min(t.request) over (partition by t.generation, t.position) as first
-                from unnest(v_tokens) as t
+                select t.request, t.position, t.attempt
+                from unnest(p_token_requests, p_generations, p_positions, p_attempts)
+                    as t (request, generation, position, attempt)
+                where t.generation = v_generation and v_status[t.request] is null
+                order by t.position
             ) as t
-            where t.request > t.first
-        loop
-            v_status[v_found.request] := 'again';
-        end loop;
-        v_held := counterfoil.lock_held(
-            p_tenant_id,
-            array(select t::counterfoil.token from unnest(v_tokens) as t
-                  where t.generation = v_consumer.generation and v_status[t.request] is null),
-            true);
+            cross join lateral (
+                select d.due_at, d.ctid as place from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = v_generation
+                  and d.position = t.position and d.state = 'held' and d.attempts = t.attempt
+                  and d.principal = p_principals[t.request]
+                for update
+            ) as d
+        ) as h;
         -- The clock is read once the locks are had: a wait for them may have cost the lease.
         v_now := clock_timestamp();
-        for v_found in
-            select t.request, sum(t.named) as named, sum(t.held) as held
-            from (
-                select t.request, 1 as named, 0 as held from unnest(v_tokens) as t
-                union all
-                select h.request, 0, 1 from unnest(v_held) as h where h.due_at > v_now
-            ) as t
-            where v_status[t.request] is null
-            group by t.request
-        loop
-            if v_found.named = v_found.held then
-                v_status[v_found.request] := 'done';
+        v_all := v_all and v_first_ends > v_now;
+        if v_all then
+            for v_nth in 1 .. cardinality(p_calls) loop
+                if p_named[v_nth] > 0 then
+                    v_status[v_nth] := 'done';
+                end if;
+            end loop;
+        else
+            select j.status, j.lost into v_status, v_lost
+            from counterfoil.judge_holders(
+                p_token_requests, p_generations, p_positions, p_attempts, v_generation,
+                v_held_requests, v_held_positions, v_held_until, v_now, v_status) as j;
+        end if;
+        if p_calls && array['extend', 'release', 'give_back'] then
+            select o.freed, o.lease_ends into v_freed, v_lease_ends
+            from counterfoil.hold_or_give_back(
+                p_tenant_id, p_name, p_calls, p_more, v_status, v_held_requests, v_held_places,
+                v_now) as o;
+            v_all := false;
+        end if;
+        if not v_all then
+            select array_agg(h.position), array_agg(h.place) into v_held_positions, v_held_places
+            from unnest(v_held_requests, v_held_positions, v_held_places)
+                as h (request, position, place)
+            where v_status[h.request] = 'done' and p_calls[h.request] in ('ack', 'claim');
+        end if;
+        if v_held_positions <> '{}' then
+            if v_ordered then
+                v_next := (
+                    select l.next_positions from counterfoil.lock_next_in_line(
+                        p_tenant_id, v_generation, v_held_positions, true) as l);
+                perform counterfoil.finish_deliveries(
+                    p_tenant_id, v_generation, v_held_positions, v_next);
+                v_freed := v_freed or v_next <> '{}';
             else
-                v_status[v_found.request] := 'lost';
-                v_lost := jsonb_set(v_lost, array[v_found.request::text], (
-                    select jsonb_agg(jsonb_build_array(t.generation, t.position, t.attempt)
-                                     order by t.generation, t.position)
-                    from unnest(v_tokens) as t
-                    where t.request = v_found.request and not exists (
-                        select from unnest(v_held) as h
-                        where h.request = t.request and h.generation = t.generation
-                          and h.position = t.position and h.due_at > v_now)));
+                -- What is locked stays where it is.
+                delete from counterfoil.deliveries d where d.ctid = any (v_held_places);
             end if;
-        end loop;
-
-        v_positions := array(
-            select h.position from unnest(v_held) as h
-            where v_status[h.request] = 'done' and v_calls[h.request].call in ('ack', 'claim'));
-        if v_positions <> '{}' then
-            v_next := '{}';
-            if v_consumer.order_by is not null then
-                select l.next_positions into v_next from counterfoil.lock_next_in_line(
-                    p_tenant_id, v_consumer.generation, v_positions, true) as l;
-            end if;
-            perform counterfoil.finish_deliveries(
-                p_tenant_id, v_consumer.generation, v_positions, v_next);
-            v_freed := v_next <> '{}' or v_consumer.in_flight_max is not null;
-        end if;
-
-        -- What is locked stays where it is, so each row is found there: see lock_held.
-        if exists (select from unnest(v_calls) as c where c.call = 'extend') then
-            update counterfoil.deliveries d
-            set due_at = v_now + coalesce(
-                v_calls[h.request].seconds, v_consumer.lease_seconds) * interval '1 second'
-            from unnest(v_held) as h
-            where d.ctid = h.place
-              and v_status[h.request] = 'done' and v_calls[h.request].call = 'extend';
-        end if;
-
-        if exists (
-            select from unnest(v_calls) as c where c.call in ('release', 'give_back'))
-        then
-            update counterfoil.deliveries d
-            set state = r.state, due_at = case when r.state = 'delayed' then v_now + r.delay end,
-                uncounted = case when r.reason is null then d.uncounted + 1 else d.uncounted end,
-                history = case when r.reason is null then d.history
-                               else counterfoil.ended_attempt(d, v_now, r.reason) end,
-                holder = null, principal = null, claimed_at = null
-            from (
-                select r.*, case
-                    when r.reason is not null and r.failures >= v_consumer.attempts_max then 'exhausted'
-                    when r.delay > interval '0' then 'delayed'
-                    else 'ready' end as state
-                from (
-                    select h.place, o.attempts - o.uncounted as failures, v_calls[h.request].reason,
-                           coalesce(
-                               v_calls[h.request].seconds,
-                               case when v_calls[h.request].reason is null then 0
-                                    else counterfoil.backoff_seconds(
-                                        v_consumer, o.attempts - o.uncounted) end
-                           ) * interval '1 second' as delay
-                    from unnest(v_held) as h
-                    cross join lateral (
-                        select o.attempts, o.uncounted from counterfoil.deliveries o
-                        where o.ctid = h.place
-                        offset 0
-                    ) as o
-                    where v_status[h.request] = 'done'
-                       and v_calls[h.request].call in ('release', 'give_back')
-                ) as r
-            ) as r
-            where d.ctid = r.place;
-            v_freed := v_freed or found;
-        end if;
-    end if;
-
-    ---- What is due --------------------------------------------------------------------
-
-    if p_look_for_due then
-        v_now := clock_timestamp();
-        v_positions := array(
-            select d.position from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-              and d.due_at > v_progress.due_low and d.due_at <= v_now
-            order by d.due_at limit c_due
-            for no key update skip locked);
-        if v_positions <> '{}' then
-            update counterfoil.deliveries d
-            set state = case
-                    when d.state = 'held' and d.attempts - d.uncounted >= v_consumer.attempts_max
-                    then 'exhausted' else 'ready' end,
-                history = case when d.state = 'held'
-                    then counterfoil.ended_attempt(d, d.due_at, 'The lease ran out.')
-                    else d.history end,
-                due_at = null, holder = null, principal = null, claimed_at = null
-            where d.ctid = any (counterfoil.rows_of_deliveries(
-                p_tenant_id, v_consumer.generation, v_positions));
-        end if;
-        if cardinality(v_positions) < c_due and v_progress.due_low < v_now - 2 * c_due_margin then
-            -- Once in half a minute from the beginning: a commit that waits for its standby may
-            -- have taken longer than the margin, and what it leaves must not be passed over.
-            update counterfoil.consumer_progress p
-            set due_low = least(v_now - c_due_margin, (
-                select d.due_at - interval '1 microsecond' from counterfoil.deliveries d
-                where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > '-infinity'
-                order by d.due_at limit 1))
-            where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation
-              and exists (
-                  select from counterfoil.consumer_progress o
-                  where o.tenant_id = p_tenant_id and o.generation = v_consumer.generation
-                  for no key update skip locked);
+            v_freed := v_freed or v_in_flight_max is not null;
         end if;
     end if;
 
     ---- What is claimed ----------------------------------------------------------------
 
-    v_positions := '{}';
-    v_wanted := (
-        select coalesce(sum(c.count), 0) from unnest(v_calls) with ordinality as c (
-            call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-        where c.call = 'claim'
-          and (v_status[c.nth] in ('done', 'acknowledged') or v_status[c.nth] is null));
-    if v_wanted > 0 and not v_consumer.paused then
-        v_asked := v_wanted;
-        if v_consumer.in_flight_max is not null then
-            -- The count of what is held must not move under those who count it.
+    if p_look_for_due then
+        perform counterfoil.take_back_due(p_tenant_id, p_name, v_due_low);
+    end if;
+    for v_nth in 1 .. cardinality(p_calls) loop
+        -- Whose each of them is: the first claim has as many as it asks for, then the next.
+        if p_counts[v_nth] > 0
+           and (v_status[v_nth] is null or v_status[v_nth] in ('done', 'acknowledged'))
+        then
+            v_slots := v_slots || array_fill(v_nth, array[p_counts[v_nth]]);
+        end if;
+    end loop;
+    if v_slots <> '{}' and not v_paused then
+        v_wanted := cardinality(v_slots);
+        if v_in_flight_max is not null then
             perform from counterfoil.consumer_progress p
-            where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation
+            where p.tenant_id = p_tenant_id and p.generation = v_generation
             for no key update;
             v_locked := true;
-            v_now := clock_timestamp();
-            -- What is due and locked may be about to be extended, in time: it counts.
-            v_wanted := least(v_wanted, greatest(0, v_consumer.in_flight_max - (
-                select count(*) from counterfoil.deliveries d
-                where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_progress.due_low and d.state = 'held'
-            ) + cardinality(array(
-                select d.position from counterfoil.deliveries d
-                where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                  and d.due_at > v_progress.due_low and d.due_at <= v_now and d.state = 'held'
-                for key share skip locked))));
+            v_wanted := least(v_wanted, counterfoil.room_in_flight(
+                p_tenant_id, v_generation, v_in_flight_max, v_due_low));
         end if;
-        select coalesce(array_agg(d.position), '{}'), coalesce(array_agg(d.attempt), '{}'),
-               coalesce(array_agg(d.place), '{}')
-        into v_positions, v_attempts, v_places
-        from (
-            select d.position, d.attempts + 1 as attempt, d.ctid as place
-            from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-              and d.position >= v_progress.low and d.state = 'ready'
-            order by d.position limit v_wanted
-            for no key update skip locked
-        ) as d;
-        if cardinality(v_positions) < v_wanted then
-            v_head := coalesce((
-                select e.position from counterfoil.events e
-                where e.tenant_id = p_tenant_id order by e.position desc limit 1), 0);
-            if not v_locked then
-                perform from counterfoil.consumer_progress p
-                where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation
-                for no key update skip locked;
-                v_locked := found;
-            end if;
-            -- Whoever changes what it reads holds its progress; so from here on that stays.
-            select * into v_current from counterfoil.consumers c
-            where c.tenant_id = p_tenant_id and c.name = p_name
-              and c.generation = v_consumer.generation;
-            if v_locked and found then
-                for v_step in 1 .. c_steps loop
-                    v_reached := (
-                        select p.reached from counterfoil.consumer_progress p
-                        where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-                    exit when cardinality(v_positions) >= v_wanted or v_head <= v_reached;
-                    select * into v_put_out from counterfoil.put_out(
-                        p_tenant_id, v_current, v_head);
-                    v_held_back := v_put_out.held_back;
-                    exit when v_held_back is not null;
-                    if v_put_out.events > 0 then
-                        -- What was ready up to there is taken.
-                        select v_positions || coalesce(array_agg(d.position), '{}'),
-                               v_attempts || coalesce(array_agg(d.attempt), '{}'),
-                               v_places || coalesce(array_agg(d.place), '{}')
-                        into v_positions, v_attempts, v_places
-                        from (
-                            select d.position, d.attempts + 1 as attempt, d.ctid as place
-                            from counterfoil.deliveries d
-                            where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-                              and d.position > v_reached and d.state = 'ready'
-                            order by d.position limit v_wanted - cardinality(v_positions)
-                            for no key update skip locked
-                        ) as d;
-                    end if;
-                end loop;
-            end if;
-            v_behind := v_held_back is null and v_head > (
-                select p.reached from counterfoil.consumer_progress p
-                where p.tenant_id = p_tenant_id and p.generation = v_consumer.generation);
-        end if;
-        -- Also where no more may be in flight: it is to be told when to come again.
-        v_short := cardinality(v_positions) < v_asked;
-    end if;
-
-    if v_positions <> '{}' then
-        -- Of what is too long for one answer, the rest stays ready.
-        select array_agg(m.text order by m.nth) into v_texts
-        from (
-            select t.nth, e.text,
-                   sum(octet_length(e.text)) over (order by t.nth) - octet_length(e.text) as before
-            from unnest(v_positions) with ordinality as t (position, nth)
-            cross join lateral (
-                select counterfoil.event_text(e) as text from counterfoil.events e
-                where e.tenant_id = p_tenant_id and e.position = t.position
-                offset 0
-            ) as e
-        ) as m
-        where m.before < c_claim_bytes_max;
-        v_freed := v_freed or cardinality(v_texts) < cardinality(v_positions);
-        -- Whose each of them is: the first claim has as many as it asks for, then the next.
-        v_requests := array(
-            select c.nth
-            from unnest(v_calls) with ordinality as c (
-                call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-            cross join lateral generate_series(1, c.count)
-            where c.call = 'claim'
-              and (v_status[c.nth] in ('done', 'acknowledged') or v_status[c.nth] is null)
-            order by c.nth
-            limit cardinality(v_texts));
-        v_now := clock_timestamp();
-        v_ends := v_now + v_consumer.lease_seconds * interval '1 second';
-        update counterfoil.deliveries d
-        set state = 'held', attempts = t.attempt, due_at = v_ends, claimed_at = v_now,
-            holder = v_calls[t.request].holder, principal = v_calls[t.request].principal
-        from unnest(v_places, v_attempts, v_requests) as t (place, attempt, request)
-        where d.ctid = t.place and t.request is not null;
-        return query
-            select t.request - 1, t.position, t.attempt, ends.text, t.text
-            from (select counterfoil.time_text(v_ends) as text) as ends
-            cross join unnest(v_positions, v_attempts, v_requests, v_texts)
-                as t (position, attempt, request, text)
-            where t.request is not null;
-    end if;
-
-    if v_again <> '{}' then
-        v_now := clock_timestamp();
-        return query
-            select a.nth - 1, d.position, d.attempts, counterfoil.time_text(d.due_at),
-                   counterfoil.event_text(e)
+        v_from := v_low;
+        while cardinality(v_positions) < v_wanted loop
+            select v_positions || coalesce(array_agg(d.position), '{}'),
+                   v_attempts || coalesce(array_agg(d.attempt), '{}'),
+                   v_places || coalesce(array_agg(d.place), '{}')
+            into v_positions, v_attempts, v_places
             from (
-                select a.key::integer as nth, (t.token ->> 0)::bigint as generation,
-                       (t.token ->> 1)::bigint as position, (t.token ->> 2)::integer as attempt
-                from jsonb_each(v_again) as a
-                cross join lateral jsonb_array_elements(a.value) as t (token)
-            ) as a
-            join counterfoil.deliveries d
-                on d.tenant_id = p_tenant_id and d.generation = a.generation
-                and d.position = a.position
-            join counterfoil.events e on e.tenant_id = p_tenant_id and e.position = a.position
-            where a.generation = v_consumer.generation and d.state = 'held'
-              and d.attempts = a.attempt and d.principal = v_calls[a.nth].principal
-              and d.due_at > v_now
-            order by a.nth, d.position;
-        update counterfoil.consumer_calls k
-        set answer = k.answer || '{"asked_again": true}'
-        from jsonb_object_keys(v_again) as a (nth)
-        where k.tenant_id = p_tenant_id and k.principal = v_calls[a.nth::integer].principal
-          and k.key = v_calls[a.nth::integer].key and not k.answer ? 'asked_again';
+                select d.position, d.attempts + 1 as attempt, d.ctid as place
+                from counterfoil.deliveries d
+                where d.tenant_id = p_tenant_id and d.generation = v_generation
+                  and d.position >= v_from and d.state = 'ready'
+                order by d.position limit v_wanted - cardinality(v_positions)
+                for no key update skip locked
+            ) as d;
+            exit when cardinality(v_positions) = v_wanted or v_steps = c_steps;
+
+            -- What was ready is taken: more is put out, by whoever gets the progress.
+            if v_steps = 0 then
+                v_head := coalesce((
+                    select e.position from counterfoil.events e
+                    where e.tenant_id = p_tenant_id order by e.position desc limit 1), 0);
+                if not v_locked then
+                    perform from counterfoil.consumer_progress p
+                    where p.tenant_id = p_tenant_id and p.generation = v_generation
+                    for no key update skip locked;
+                    v_locked := found;
+                end if;
+                -- Whoever changes what it reads holds its progress; so from here on that stays.
+                select * into v_current from counterfoil.consumers c
+                where c.tenant_id = p_tenant_id and c.name = p_name
+                  and c.generation = v_generation;
+                v_locked := v_locked and found;
+            end if;
+            v_steps := v_steps + 1;
+            v_reached := (
+                select p.reached from counterfoil.consumer_progress p
+                where p.tenant_id = p_tenant_id and p.generation = v_generation);
+            exit when not v_locked or v_head <= v_reached;
+            v_held_back := (
+                select f.held_back from counterfoil.put_out(p_tenant_id, v_current, v_head) as f);
+            exit when v_held_back is not null;
+            -- What was ready up to there is taken.
+            v_from := v_reached + 1;
+        end loop;
+        -- Also where no more may be in flight: it is to be told when to come again.
+        v_short := cardinality(v_positions) < cardinality(v_slots);
+    end if;
+    if v_positions <> '{}' then
+        v_now := clock_timestamp();
+        v_ends := counterfoil.time_text(v_now + v_lease);
+        loop
+            v_slots := v_slots[: cardinality(v_positions)];
+            select array_agg(g.request), array_agg(g.deliveries), array_agg(g.answer), sum(g.bytes)
+            into v_given_to, v_given, v_answers, v_bytes
+            from (
+                select t.request, count(*) as deliveries, sum(octet_length(e.text)) as bytes,
+                       string_agg(counterfoil.delivery_text(
+                           e.text, v_generation, t.position, t.attempt, v_ends), ','
+                           order by t.position) as answer
+                from unnest(v_slots, v_positions, v_attempts) as t (request, position, attempt)
+                cross join lateral (
+                    select counterfoil.event_text(e) as text from counterfoil.events e
+                    where e.tenant_id = p_tenant_id and e.position = t.position
+                    offset 0
+                ) as e
+                group by t.request
+            ) as g;
+            exit when v_bytes <= c_claim_bytes_max or cardinality(v_positions) = 1;
+            -- Of what is too long for one answer, the rest stays ready.
+            v_positions := v_positions[: counterfoil.how_many_fit(
+                p_tenant_id, v_positions, c_claim_bytes_max)];
+            v_freed := true;
+        end loop;
+        update counterfoil.deliveries d
+        set state = 'held', attempts = t.attempt, due_at = v_now + v_lease, claimed_at = v_now,
+            holder = p_holders[t.request], principal = p_principals[t.request]
+        from unnest(v_slots, v_attempts, v_places) as t (request, attempt, place)
+        where d.ctid = t.place and t.request is not null;
+        for v_nth in 1 .. cardinality(v_given_to) loop
+            request := v_given_to[v_nth] - 1;
+            deliveries := v_given[v_nth];
+            answer := v_answers[v_nth];
+            return next;
+        end loop;
     end if;
 
     ---- What is remembered, and told ---------------------------------------------------
 
-    insert into counterfoil.consumer_calls as k (
-        tenant_id, principal, key, content_digest, answer, created_at)
-    select p_tenant_id, c.principal, c.key, c.content_digest,
-           jsonb_build_object('taken', coalesce(t.taken, '[]')), clock_timestamp()
-    from unnest(v_calls) with ordinality as c (
-        call, principal, key, content_digest, holder, count, seconds, reason, tokens, nth)
-    left join (
-        select t.request, jsonb_agg(
-                   jsonb_build_array(v_consumer.generation, t.position, t.attempt)) as taken
-        from unnest(v_positions, v_attempts, v_requests) as t (position, attempt, request)
-        where t.request is not null and v_calls[t.request].key is not null
-        group by t.request
-    ) as t on t.request = c.nth
-    where c.key is not null
-      and (v_status[c.nth] = 'done' and c.call <> 'extend' or t.taken is not null)
-    order by c.principal, c.key
-    on conflict on constraint consumer_calls_pkey do update
-    set answer = excluded.answer, created_at = excluded.created_at;
-
+    if p_more is not null then
+        return query
+            select g.request - 1, g.deliveries, g.answer
+            from counterfoil.given_before(p_tenant_id, p_principals, v_generation, v_before) as g;
+        perform counterfoil.remember_calls(
+            p_tenant_id, p_calls, p_principals, p_more, v_status, v_generation, v_slots,
+            v_positions, v_attempts, v_before);
+    end if;
     if v_short then
         v_next_due := (
             select d.due_at from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-              and d.due_at > v_progress.due_low
+            where d.tenant_id = p_tenant_id and d.generation = v_generation
+              and d.due_at > v_due_low
             order by d.due_at limit 1);
+        v_unfinished := exists (
+            select from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = v_generation
+              and d.position >= v_low and d.state <> 'set_aside');
     end if;
-    return query select null::integer, null::bigint, null::integer, null::text, jsonb_build_object(
+    if p_look_for_due or 'release' = any (p_calls) then
+        v_exhausted := exists (
+            select from counterfoil.deliveries d
+            where d.tenant_id = p_tenant_id and d.generation = v_generation
+              and d.state = 'exhausted');
+    end if;
+    if v_steps > 0 and v_held_back is null then
+        v_behind := v_head > (
+            select p.reached from counterfoil.consumer_progress p
+            where p.tenant_id = p_tenant_id and p.generation = v_generation);
+    end if;
+    request := null;
+    deliveries := null;
+    answer := json_build_object(
         'status', 'found',
-        'answers', coalesce((
-            select jsonb_object_agg(s.nth - 1, jsonb_strip_nulls(jsonb_build_object(
-                'status', s.status, 'lost', v_lost -> s.nth::text, 'lease_ends', case
-                    when v_calls[s.nth].call = 'extend' and s.status = 'done' then
-                        (select counterfoil.time_text(min(d.due_at))
-                         from unnest(v_tokens) as t
-                         join counterfoil.deliveries d
-                             on d.tenant_id = p_tenant_id and d.generation = t.generation
-                             and d.position = t.position
-                         where t.request = s.nth) end)))
-            from unnest(v_status) with ordinality as s (status, nth)
-            where s.status is not null and s.status <> 'acknowledged'), '{}'),
-        'paused', v_consumer.paused,
-        'generation', v_consumer.generation,
-        'changed_by', v_consumer.position,
+        'statuses', v_status,
+        'lost', v_lost,
+        'lease_ends', v_lease_ends,
+        'paused', v_paused,
+        'generation', v_generation,
+        'changed_by', v_changed_by,
         'freed', v_freed,
-        'frees', v_consumer.order_by is not null or v_consumer.in_flight_max is not null,
+        'frees', v_ordered or v_in_flight_max is not null,
         'behind', v_behind,
         'held_back', v_held_back,
         'next_due_seconds', extract(epoch from v_next_due - clock_timestamp()),
-        'exhausted', exists (
-            select from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-              and d.state = 'exhausted'),
-        'unfinished', v_short and exists (
-            select from counterfoil.deliveries d
-            where d.tenant_id = p_tenant_id and d.generation = v_consumer.generation
-              and d.position >= v_progress.low and d.state <> 'set_aside'))::text;
+        'exhausted', v_exhausted,
+        'unfinished', v_unfinished)::text;
+    return next;
 end
 $$;

@@ -89,7 +89,7 @@ declare
     v_line record;
     v_busy bigint[] := '{}';
 begin
-    v_held := counterfoil.lock_held(p_tenant_id, p_tokens, false);
+    v_held := counterfoil.lock_held(p_tenant_id, p_tokens);
     v_now := clock_timestamp();
     for v_line in
         select h.generation, array_agg(h.position) as positions from unnest(v_held) as h
@@ -135,7 +135,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-    v_held counterfoil.held_delivery[] := counterfoil.lock_held(p_tenant_id, p_tokens, false);
+    v_held counterfoil.held_delivery[] := counterfoil.lock_held(p_tenant_id, p_tokens);
     v_now timestamptz := clock_timestamp();
     v_line record;
     v_generation bigint;
@@ -185,16 +185,31 @@ set jit = off
 as $$
 declare
     v_done record;
+    v_alone bigint[];
+    v_positions bigint[];
     v_next bigint[];
 begin
     for v_done in
         select t.generation, array_agg(t.position) as positions from unnest(p_tokens) as t
         group by t.generation
     loop
+        -- Who stands in no line lets nobody go.
+        with gone as (
+            delete from counterfoil.deliveries d
+            where d.ctid = any (counterfoil.rows_of_deliveries(
+                    p_tenant_id, v_done.generation, v_done.positions))
+              and d.keys = '{}'
+            returning d.position
+        )
+        select coalesce(array_agg(g.position), '{}') into v_alone from gone g;
+        continue when cardinality(v_alone) = cardinality(v_done.positions);
+        v_positions := array(
+            select p.position from unnest(v_done.positions) as p (position)
+            where p.position <> all (v_alone));
         select l.next_positions into v_next from counterfoil.lock_next_in_line(
-            p_tenant_id, v_done.generation, v_done.positions, false) as l;
+            p_tenant_id, v_done.generation, v_positions, false) as l;
         perform counterfoil.finish_deliveries(
-            p_tenant_id, v_done.generation, v_done.positions, v_next);
+            p_tenant_id, v_done.generation, v_positions, v_next);
     end loop;
 end
 $$;

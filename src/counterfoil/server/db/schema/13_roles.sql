@@ -53,7 +53,9 @@ grant execute on function
     counterfoil.presented_keys_v1(text[]),
     counterfoil.tenants_v1(integer, integer, text),
     counterfoil.note_key_uses_v1(jsonb),
-    counterfoil.consume_v1(integer, text, jsonb, boolean, integer),
+    counterfoil.consume_v2(
+        integer, text, text[], text[], integer[], text[], integer[], integer[], bigint[], bigint[],
+        integer[], jsonb, boolean, integer),
     counterfoil.consumer_text(counterfoil.consumers),
     counterfoil.consumers_in_need_v1(),
     counterfoil.consumer_states_v1(integer),
