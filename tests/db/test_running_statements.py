@@ -5,6 +5,7 @@ against psycopg's cursors: the same errors, and connections in the same state af
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -180,6 +181,20 @@ async def test_text_with_a_nul_is_refused_and_not_cut_short(connection: Connecti
     with pytest.raises(psycopg.DataError):
         await run(connection, "select %(a)s::text", {"a": "agent\0 of another name"})
     assert await run(connection, "select 1") == [("1",)]
+
+
+@pytest.mark.promise("P3")
+@pytest.mark.parametrize(
+    "texts",
+    [[], [None], ["", "NULL", "null"], ['a "quoted" one', "back\\slash", "{a,b}", " a ", "é\n"]],
+)
+async def test_a_text_in_an_array_is_the_same_there(
+    connection: Connection, texts: list[str | None]
+) -> None:
+    """Whatever it holds, it ends neither its element nor the array."""
+    ((found,),) = await run(connection, "select to_json(%(a)s::text[])", {"a": texts})
+    assert found is not None
+    assert json.loads(found) == texts
 
 
 async def test_a_statement_is_prepared_once_on_each_connection_where_that_is_asked(

@@ -5,17 +5,20 @@ Two processes' handing out, both in this one (``tests/support/holding.py``), on 
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from counterfoil.server.consumers import watching
+from counterfoil.server.consumers.calls import call_of
+from counterfoil.server.consumers.lane import Outcome, Waiting
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import Busy, ConsumerNotFound, OutcomeUnknown
 from counterfoil.server.log.operations import Log
 from tests.support.cluster import Database
-from tests.support.gates import Book, opened_book
-from tests.support.holding import Process, running_process
+from tests.support.gates import Book, Session, opened_book
+from tests.support.holding import PRINCIPAL, Process, running_process
 from tests.support.starting import Start
 from tests.support.waiting import eventually
 
@@ -275,25 +278,27 @@ async def test_lanes_that_nobody_uses_any_more_are_let_go(
 # --- Who goes, and what fails -----------------------------------------------------
 
 
-async def in_flight(here: Process, book: Book, start: Start[Any], **asked: Any) -> Any:
+@asynccontextmanager
+async def in_flight(
+    here: Process, book: Book, start: Start[Any], **asked: Any
+) -> AsyncIterator[tuple[asyncio.Task[Any], Session]]:
     """A claim that waits in the database, behind a gate."""
     await here.put(in_flight_max=10)
     await here.note()
-    session = book.session(role=None)
-    gate = await session.__aenter__()
-    await gate.execute("select from counterfoil.consumer_progress for update")
-    claim = start(here.claim(**asked))
-    await book.waiting(1)
-    return claim, gate
+    async with book.session(role=None) as gate:
+        await gate.execute("select from counterfoil.consumer_progress for update")
+        claim = start(here.claim(**asked))
+        await book.waiting(1)
+        yield claim, gate
 
 
 async def test_what_was_handed_to_who_has_gone_is_given_back(
     here: Process, book: Book, start: Start[Any]
 ) -> None:
-    claim, gate = await in_flight(here, book, start, wait_seconds=20)
-    claim.cancel()
-    await asyncio.wait([claim])
-    await gate.open()
+    async with in_flight(here, book, start, wait_seconds=20) as (claim, gate):
+        claim.cancel()
+        await asyncio.wait([claim])
+        await gate.open()
 
     async def ready() -> bool:
         rows = await book.rows(
@@ -305,13 +310,67 @@ async def test_what_was_handed_to_who_has_gone_is_given_back(
     assert here.lanes._parked._held == 0
 
 
+async def test_who_has_gone_by_the_answer_is_handed_nothing(
+    here: Process, book: Book, start: Start[Any]
+) -> None:
+    """Also who waits for nothing, and so is not looked after: the answer looks once."""
+    gone = False
+    async with in_flight(here, book, start, left=lambda: gone) as (claim, gate):
+        gone = True
+        await gate.open()
+    await asyncio.wait([claim])
+
+    async def ready() -> bool:
+        rows = await book.rows("select state, attempts, uncounted from counterfoil.deliveries")
+        return rows == [("ready", 1, 1)]
+
+    await eventually(ready, "the delivery to be given back")
+
+
+async def test_a_group_holds_no_more_deliveries_than_it_may(
+    here: Process, book: Book, start: Start[Any]
+) -> None:
+    half = limits.CLAIM_GROUP_DELIVERIES_MAX // 2
+    async with in_flight(here, book, start, count=1) as (first, gate):
+        calls = len(here.store.calls)
+        others = [start(here.claim(count=count)) for count in (half, half, 1, 1000, 1000, 1)]
+        lane = here.lane()
+
+        async def waiting() -> bool:
+            return len(lane.waiting) == len(others)
+
+        await eventually(waiting, "the claims to wait")
+        await gate.open()
+    await asyncio.wait([first, *others])
+    assert here.store.calls[calls:] == [2, 1, 1, 1, 1]
+
+
+async def test_parked_claims_leave_room_for_what_else_is_waiting(
+    here: Process, start: Start[Any]
+) -> None:
+    """Room in deliveries, as in calls."""
+    await here.put()
+    await here.note()
+    held = await here.claim()
+    parked = [start(here.claim(count=limits.CLAIM_DELIVERIES_MAX, wait_seconds=1)) for _ in "12"]
+    await here.parked(2)
+    lane = here.lane()
+    lane.news = True
+    lane.put(Waiting.of_nobody(call_of("ack", "scorer", principal=PRINCIPAL, tokens=held)))
+    group = lane.next_group()
+    assert [waiting.call.what for waiting in group] == ["claim", "ack"]
+    for waiting in group:
+        waiting.answer(Outcome("claimed"))
+    await asyncio.wait(parked)
+
+
 async def test_who_stops_finishes_what_is_in_the_database(
     here: Process, book: Book, start: Start[Any]
 ) -> None:
-    claim, gate = await in_flight(here, book, start)
-    closing = start(here.handing_out.close())
-    await asyncio.sleep(0)
-    await gate.open()
+    async with in_flight(here, book, start) as (claim, gate):
+        closing = start(here.handing_out.close())
+        await asyncio.sleep(0)
+        await gate.open()
     assert len(await claim) == 1
     await closing
 
@@ -342,11 +401,11 @@ async def test_whatever_fails_everybody_is_answered(here: Process, start: Start[
 async def test_a_call_whose_turn_does_not_come_in_time_is_taken_back(
     here: Process, book: Book, start: Start[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim, gate = await in_flight(here, book, start)
-    monkeypatch.setattr(limits, "QUEUE_WAIT_SECONDS_MAX", -1.0)
-    late = start(here.claim())
-    await asyncio.sleep(0)
-    await gate.open()
+    async with in_flight(here, book, start) as (claim, gate):
+        monkeypatch.setattr(limits, "QUEUE_WAIT_SECONDS_MAX", -1.0)
+        late = start(here.claim())
+        await asyncio.sleep(0)
+        await gate.open()
     assert len(await claim) == 1
     with pytest.raises(Busy):
         await late

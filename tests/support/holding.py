@@ -6,7 +6,7 @@ one, and so is everything between it and the test; ``CountingStore`` only counts
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
@@ -109,6 +109,7 @@ class Process:
         key: str | None = None,
         principal: str = PRINCIPAL,
         tenant_id: int = DEFAULT_TENANT,
+        left: Callable[[], bool] = lambda: False,
         **asked: Any,
     ) -> list[str]:
         """The tokens of what is handed out."""
@@ -118,6 +119,7 @@ class Process:
             Claim.model_validate({"holder": "h", **asked}),
             principal=principal,
             key=key,
+            left=left,
         )
         return tokens(outcome)
 

@@ -152,19 +152,18 @@ class Lane:
         from giving back what that might be.
         """
         group: list[Waiting] = []
-        room = limits.CLAIM_GROUP_DELIVERIES_MAX
+        whole, taken = limits.CLAIM_GROUP_DELIVERIES_MAX, 0
         if self.news:
             self.news = False
             share = 2 if self.waiting else 1
-            left = room - room // share
             while self.parked and len(group) < limits.CLAIM_GROUP_REQUESTS_MAX // share:
                 waiting = next(iter(self.parked))
-                room -= waiting.call.size
-                if group and room < left:
-                    self.news = True
+                if group and taken + waiting.call.size > whole // share:
                     break
-                group.append(waiting)
+                taken += waiting.call.size
                 self.unpark(waiting)
+                group.append(waiting)
+        room = max(whole - taken, whole // 2)
         while self.waiting and len(group) < limits.CLAIM_GROUP_REQUESTS_MAX:
             waiting = self.waiting[0]
             if not waiting.future.done():
