@@ -186,7 +186,13 @@ async def test_text_with_a_nul_is_refused_and_not_cut_short(connection: Connecti
 @pytest.mark.promise("P3")
 @pytest.mark.parametrize(
     "texts",
-    [[], [None], ["", "NULL", "null"], ['a "quoted" one', "back\\slash", "{a,b}", " a ", "é\n"]],
+    [
+        ['a","b'],
+        [],
+        [None],
+        ["", "NULL", "null"],
+        ['a "quoted" one', "back\\slash", "{a,b}", " a ", "é\n"],
+    ],
 )
 async def test_a_text_in_an_array_is_the_same_there(
     connection: Connection, texts: list[str | None]
