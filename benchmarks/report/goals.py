@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.harness.figures import Spread, ratio
+from benchmarks.harness.model import counted
 from benchmarks.harness.records import Results
 from benchmarks.report.series import Measured
 from benchmarks.report.tables import number, shown, table
@@ -22,6 +23,12 @@ UNCONDITIONAL_PEERS: Final = (
 
 CONDITIONAL_PEERS: Final = ("eventsourcing-dcb",)
 """Peers on PostgreSQL that append under one."""
+
+QUEUES: Final = ("pgmq", "procrastinate", "pgqueuer")
+"""Peers on PostgreSQL that hand out under leases, and again what failed."""
+
+HANDING_OUT: Final = (OURS, f"{OURS}-done-with-the-next")
+"""The two ways of acknowledging that Counterfoil has; the faster is held against the fastest peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,35 @@ def _peer(size: str, kind: str, peer: str, limit: float = 1.0) -> Goal:
     )
 
 
+def _handed_over(kind: str, batch: int, holders: int) -> Goal:
+    """Events claimed and acknowledged, over what the fastest of the peers does."""
+    words = {"acknowledged": "acknowledged", "with-outcomes": "acknowledged with an outcome"}[kind]
+    size = "one by one" if batch == 1 else f"{batch} at a time"
+    load = f"consumers/{kind}/batch-{batch}/{counted(holders, 'holder')}"
+
+    def found(measured: Measured) -> Found | None:
+        slowest = []
+        for ours in HANDING_OUT:
+            against = [
+                Found(f"{load}/{ours}", values, f"{load}/{peer}")
+                for peer in QUEUES
+                if (values := measured.ratio(f"{load}/{ours}", f"{load}/{peer}"))
+            ]
+            if against:
+                slowest.append(min(against, key=lambda found: found.values.median))
+        return max(slowest, key=lambda found: found.values.median, default=None)
+
+    return Goal(
+        f"{kind}-batch-{batch}-holders-{holders}",
+        f"events {words}, {size}, {counted(holders, 'holder').replace('-', ' ')} ÷ the fastest queue",
+        1.0,
+        True,
+        " ×",
+        (f"{load}/*",),
+        found,
+    )
+
+
 def _all_goals() -> Iterator[Goal]:
     yield _ratio(
         "64-connections-over-pgbench",
@@ -257,6 +293,10 @@ def _all_goals() -> Iterator[Goal]:
         f"live/appends/100-subscribers/{OURS}",
         f"live/appends/0-subscribers/{OURS}",
     )
+    for kind in ("acknowledged", "with-outcomes"):
+        for batch in (1, 50):
+            for holders in (1, 8, 64):
+                yield _handed_over(kind, batch, holders)
     yield _figure("dev-first", "dev start, first", 3.0, "start/dev/first", "seconds", unit=" s")
     yield _figure("dev-later", "dev start, later", 1.0, "start/dev/later", "seconds", unit=" s")
 

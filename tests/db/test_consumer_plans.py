@@ -121,6 +121,9 @@ def held(connection: psycopg.Connection, count: int) -> list[tuple[int, int, int
     return [(int(str(g)), int(str(p)), int(str(a))) for g, p, a in rows]
 
 
+MANY = 400
+"""Of what is held: what walks all of that for each of them shows."""
+
 CALLS: dict[str, tuple[int, Callable[[psycopg.Connection], Callable[[], Any]]]] = {
     "claim": (120, lambda c: lambda: consume(c, claim(10))),
     "claim nothing": (20, lambda c: lambda: consume(c, claim(0))),
@@ -137,6 +140,17 @@ CALLS: dict[str, tuple[int, Callable[[psycopg.Connection], Callable[[], Any]]]] 
             held(c, 10), lambda t: append_one(c, request(principal="agent:a", **hands_in(*t)))
         ),
     ),
+    "many": (6_000, lambda c: _with(held(c, MANY), lambda t: consume(c, ack(*t)))),
+    "many, and one of them lost": (
+        6_000,
+        lambda c: _with(held(c, MANY), lambda t: consume(c, ack(*t[:-1], (t[-1][0], 1, 99)))),
+    ),
+    "hand in many": (
+        16_000,
+        lambda c: _with(
+            held(c, MANY), lambda t: append_one(c, request(principal="agent:a", **hands_in(*t)))
+        ),
+    ),
     "set aside": (400, lambda c: _with(held(c, 10), lambda t: set_aside(c, *t))),
     "replay": (200, lambda c: lambda: replay(c, *range(20_001, 20_011))),
     "drop": (100, lambda c: lambda: drop(c, *range(20_001, 20_011))),
@@ -148,7 +162,7 @@ CALLS: dict[str, tuple[int, Callable[[psycopg.Connection], Callable[[], Any]]]] 
 
 
 def _with(tokens: list[Any], call: Callable[[list[Any]], Any]) -> Callable[[], Any]:
-    assert len(tokens) == 10
+    assert len(tokens) in {10, MANY}
     return lambda: call(tokens)
 
 
@@ -162,5 +176,6 @@ def test_a_call_walks_what_it_is_about(explained: Explained, name: str) -> None:
         call()
     assert work.scans, "the plans were not shown"
     assert work.rows_seen <= rows_max, work
+    assert work.rows_compared <= 4 * rows_max, work
     big = ("Seq Scan deliveries", "Seq Scan delivery_keys", "Seq Scan events", "Seq Scan dead_l")
     assert not [scan for scan in work.scans if scan.startswith(big)], work

@@ -58,6 +58,8 @@ class Work:
     rows_seen: int = 0
     """Rows that scans of the book's tables read, those that filters threw away included."""
     rows_sorted: int = 0
+    rows_compared: int = 0
+    """What arrays were read for, each time that they were, and pairs that were no match."""
     scans: list[str] = field(default_factory=list)
 
     def add(self, plan: dict[str, Any]) -> None:
@@ -69,6 +71,9 @@ class Work:
             self.rows_seen += round(rows + removed)
             place = plan.get("Index Name") or plan.get("Relation Name")
             self.scans.append(f"{plan['Node Type']} {place}")
+        if plan["Node Type"] == "Function Scan":
+            self.rows_compared += round(rows + plan.get("Rows Removed by Filter", 0) * loops)
+        self.rows_compared += round(plan.get("Rows Removed by Join Filter", 0) * loops)
         for below in plan.get("Plans", []):
             if plan["Node Type"] == "Sort":
                 self.rows_sorted += round(below["Actual Rows"] * below["Actual Loops"])

@@ -35,7 +35,9 @@ create function counterfoil.judge_holders(
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
-set enable_hashjoin = off
+-- Arrays have no statistics: by any other join, each token could be held against all that is held.
+set enable_hashjoin = on
+set enable_nestloop = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -47,18 +49,19 @@ begin
         select t.request, bool_or(t.request > t.first) as later, jsonb_agg(
                    jsonb_build_array(t.generation, t.position, t.attempt)
                    order by t.generation, t.position
-               ) filter (where not t.held) as lost
+               ) filter (where t.generation <> p_generation or h.request is null) as lost
         from (
-            select t.*, t.generation = p_generation and exists (
-                       select from unnest(p_held_requests, p_held_positions, p_held_until)
-                           as h (request, position, until)
-                       where h.request = t.request and h.position = t.position
-                         and h.until > p_now) as held,
-                   min(t.request) over (partition by t.generation, t.position) as first
+            select t.*, min(t.request) over (partition by t.generation, t.position) as first
             from unnest(p_token_requests, p_generations, p_positions, p_attempts)
                 as t (request, generation, position, attempt)
             where status[t.request] is null
         ) as t
+        left join (
+            select h.request, h.position
+            from unnest(p_held_requests, p_held_positions, p_held_until)
+                as h (request, position, until)
+            where h.until > p_now
+        ) as h on h.request = t.request and h.position = t.position
         group by t.request
     loop
         if v_found.later then

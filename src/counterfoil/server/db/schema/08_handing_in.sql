@@ -102,19 +102,19 @@ begin
             v_busy := v_busy || v_line.generation;
         end if;
     end loop;
+    -- Counted, not joined: each token would be held against all that is held.
     return array(
         select t.request
         from (
-            select t.*, row_number() over (
-                partition by t.generation, t.position order by t.request) as bearer
+            select t.request, 1 as named, 0 as held, row_number() over (
+                       partition by t.generation, t.position order by t.request) as bearer
             from unnest(p_tokens) as t
+            union all
+            select h.request, 0, 1, 1 from unnest(v_held) as h
+            where h.due_at > v_now and h.generation <> all (v_busy)
         ) as t
-        left join (
-            select h.* from unnest(v_held) as h where h.due_at > v_now
-        ) as h on h.request = t.request and h.generation = t.generation and h.position = t.position
         group by t.request
-        having bool_and(h.position is not null and t.bearer = 1
-                        and h.generation <> all (v_busy)));
+        having sum(t.named) = sum(t.held) and max(t.bearer) = 1);
 end
 $$;
 

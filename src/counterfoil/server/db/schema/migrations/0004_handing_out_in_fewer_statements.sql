@@ -407,7 +407,9 @@ create function counterfoil.judge_holders(
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
-set enable_hashjoin = off
+-- Arrays have no statistics: by any other join, each token could be held against all that is held.
+set enable_hashjoin = on
+set enable_nestloop = off
 set enable_mergejoin = off
 set jit = off
 as $$
@@ -419,18 +421,19 @@ begin
         select t.request, bool_or(t.request > t.first) as later, jsonb_agg(
                    jsonb_build_array(t.generation, t.position, t.attempt)
                    order by t.generation, t.position
-               ) filter (where not t.held) as lost
+               ) filter (where t.generation <> p_generation or h.request is null) as lost
         from (
-            select t.*, t.generation = p_generation and exists (
-                       select from unnest(p_held_requests, p_held_positions, p_held_until)
-                           as h (request, position, until)
-                       where h.request = t.request and h.position = t.position
-                         and h.until > p_now) as held,
-                   min(t.request) over (partition by t.generation, t.position) as first
+            select t.*, min(t.request) over (partition by t.generation, t.position) as first
             from unnest(p_token_requests, p_generations, p_positions, p_attempts)
                 as t (request, generation, position, attempt)
             where status[t.request] is null
         ) as t
+        left join (
+            select h.request, h.position
+            from unnest(p_held_requests, p_held_positions, p_held_until)
+                as h (request, position, until)
+            where h.until > p_now
+        ) as h on h.request = t.request and h.position = t.position
         group by t.request
     loop
         if v_found.later then
@@ -902,19 +905,19 @@ begin
             v_busy := v_busy || v_line.generation;
         end if;
     end loop;
+    -- Counted, not joined: each token would be held against all that is held.
     return array(
         select t.request
         from (
-            select t.*, row_number() over (
-                partition by t.generation, t.position order by t.request) as bearer
+            select t.request, 1 as named, 0 as held, row_number() over (
+                       partition by t.generation, t.position order by t.request) as bearer
             from unnest(p_tokens) as t
+            union all
+            select h.request, 0, 1, 1 from unnest(v_held) as h
+            where h.due_at > v_now and h.generation <> all (v_busy)
         ) as t
-        left join (
-            select h.* from unnest(v_held) as h where h.due_at > v_now
-        ) as h on h.request = t.request and h.generation = t.generation and h.position = t.position
         group by t.request
-        having bool_and(h.position is not null and t.bearer = 1
-                        and h.generation <> all (v_busy)));
+        having sum(t.named) = sum(t.held) and max(t.bearer) = 1);
 end
 $$;
 
