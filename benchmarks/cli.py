@@ -1,6 +1,6 @@
 """The command: measure everything, a part of it, or write the report of what was measured.
 
-python3 tasks.py bench                 everything; an hour and a half
+python3 tasks.py bench                 everything; an hour and three quarters
 python3 tasks.py bench --quick         what the goals need; less than five minutes
 python3 tasks.py bench --only PATTERN  the cells whose id matches, or begins so
 python3 tasks.py bench --profile CELL  where one cell's time goes, below benchmarks/profiles

@@ -121,7 +121,10 @@ class RunFile:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What is read from files of runs: of a suite that is in several, the last one counts."""
+    """What is read from files of runs: of a cell that is in several, the last one counts.
+
+    Where the last run of a suite was refused, nothing counts that was measured of it before.
+    """
 
     runs: tuple[RunRecord, ...]
     cells: tuple[CellRecord, ...]
@@ -131,7 +134,7 @@ class Results:
     def read(cls, paths: Iterable[Path]) -> Self:
         """Read runs, the oldest first. Raises BenchmarkError for a line that is none of ours."""
         runs: list[RunRecord] = []
-        cells: dict[str, list[CellRecord]] = {}
+        cells: dict[str, dict[str, list[CellRecord]]] = {}
         refused: dict[str, str] = {}
         for path in paths:
             try:
@@ -152,12 +155,16 @@ class Results:
             for suite, found in here.items():
                 reason = verdicts.get(suite, "the run was broken off before its checks")
                 refused.pop(suite, None)
-                cells.pop(suite, None)
-                if reason is None:
-                    cells[suite] = found
-                else:
+                if reason is not None:
+                    cells.pop(suite, None)
                     refused[suite] = reason
-        flat = tuple(record for found in cells.values() for record in found)
+                    continue
+                known = cells.setdefault(suite, {})
+                for cell in dict.fromkeys(record.cell for record in found):
+                    known[cell] = [record for record in found if record.cell == cell]
+        flat = tuple(
+            record for known in cells.values() for found in known.values() for record in found
+        )
         return cls(tuple(runs), flat, refused)
 
 

@@ -196,6 +196,13 @@ def _handed_over(kind: str, batch: int, holders: int) -> Goal:
     )
 
 
+def _goals_of_consumers() -> Iterator[Goal]:
+    for kind in ("acknowledged", "with-outcomes"):
+        for batch in (1, 50):
+            for holders in (1, 8, 64):
+                yield _handed_over(kind, batch, holders)
+
+
 def _all_goals() -> Iterator[Goal]:
     yield _ratio(
         "64-connections-over-pgbench",
@@ -293,10 +300,7 @@ def _all_goals() -> Iterator[Goal]:
         f"live/appends/100-subscribers/{OURS}",
         f"live/appends/0-subscribers/{OURS}",
     )
-    for kind in ("acknowledged", "with-outcomes"):
-        for batch in (1, 50):
-            for holders in (1, 8, 64):
-                yield _handed_over(kind, batch, holders)
+    yield from _goals_of_consumers()
     yield _figure("dev-first", "dev start, first", 3.0, "start/dev/first", "seconds", unit=" s")
     yield _figure("dev-later", "dev start, later", 1.0, "start/dev/later", "seconds", unit=" s")
 

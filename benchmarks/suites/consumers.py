@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from benchmarks.harness.model import GRID, Cell, Effort, Stage, counted
+from benchmarks.harness.model import GOAL, Cell, Effort, Stage, counted
 from benchmarks.subjects import consuming, pgmq, pgmq_queue, pgqueuer, procrastinate, queues
 from benchmarks.subjects.queues import Product, Turn
 
@@ -119,7 +119,7 @@ class Consumers:
 
     def effort(self, cell_id: str, *, quick: bool) -> Effort:  # noqa: ARG002 - the same for all
         """Each run has a queue to fill before it."""
-        return Effort(GRID.rounds, GRID.seconds, around_seconds=6.0)
+        return Effort(GOAL.rounds, GOAL.seconds, around_seconds=6.0)
 
     def opening_seconds(self, *, quick: bool) -> float:
         """A database for each, and a book to fill and to check."""

@@ -98,13 +98,12 @@ def test_refused_suite_has_no_figures(tmp_path: Path) -> None:
     assert read.refused == {"appends": "the book is not whole"}
 
 
-def test_later_run_replaces_a_suite_as_a_whole(tmp_path: Path) -> None:
-    earlier: list[Record] = [RUN, cell(rate=1.0), cell(PGBENCH), verdict()]
+def test_later_run_replaces_the_cells_that_it_has(tmp_path: Path) -> None:
+    earlier: list[Record] = [RUN, cell(rate=1.0), cell(rate=1.5, turn=2), cell(PGBENCH), verdict()]
     later: list[Record] = [RUN, cell(rate=2.0), verdict()]
     read = results(tmp_path, earlier, later)
-    assert [(record.cell, record.figures["events_per_second"]) for record in read.cells] == [
-        (OURS, 2.0)
-    ]
+    assert [(record.cell, record.round) for record in read.cells] == [(OURS, 1), (PGBENCH, 1)]
+    assert read.cells[0].figures["events_per_second"] == 2.0
     assert results(tmp_path, later, [RUN, cell(), verdict("no")]).cells == ()
 
 

@@ -7,6 +7,7 @@
 
 -- squawk-ignore ban-drop-function
 drop function counterfoil.consume_v1(integer, text, jsonb, boolean, integer);
+-- squawk-ignore ban-drop-type
 drop type counterfoil.consumer_call;
 -- squawk-ignore ban-drop-function
 drop function counterfoil.lock_held(integer, counterfoil.token[], boolean);
