@@ -181,9 +181,9 @@ def test_a_call_walks_what_it_is_about(explained: Explained, name: str) -> None:
     assert not [scan for scan in work.scans if scan.startswith(big)], work
 
 
-def test_what_writes_a_delivery_out_is_no_call(explained: Explained) -> None:
+def test_what_writes_a_delivery_out_is_no_call(owner: psycopg.Connection) -> None:
     """Declared to be less volatile than it is, it would be one for each row, of 25 us."""
-    rows = explained.connection.execute(
+    rows = owner.execute(
         "explain (verbose) select counterfoil.delivery_text("
         " counterfoil.event_text(e), 1, e.position, 1, counterfoil.time_text(e.created_at))"
         " from counterfoil.events e"
