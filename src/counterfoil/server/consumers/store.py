@@ -35,7 +35,6 @@ class Told(msgspec.Struct):
     lease_ends: dict[str, str] = {}
     changed_by: int = 0
     paused: bool = False
-    generation: int = 0
     behind: bool = False
     held_back: str | None = None
     next_due_seconds: float | None = None
@@ -139,12 +138,7 @@ class ConsumerStore:
         handed_out: dict[int, HandedOut] = {}
         for row in rows[:-1]:
             request, number, text = map(there, row)
-            before = handed_out.get(int(request))
-            handed_out[int(request)] = (
-                HandedOut(int(number), text)
-                if before is None
-                else HandedOut(before.number + int(number), f"{before.text},{text}")
-            )
+            handed_out[int(request)] = HandedOut(int(number), text)
         return Consumed(handed_out, _told.decode(there(rows[-1][2])))
 
     async def consumer(self, tenant_id: int, name: str) -> str | None:

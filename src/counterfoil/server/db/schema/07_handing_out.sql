@@ -134,7 +134,7 @@ begin
 end
 $$;
 
--- Answers the requests of a group: for each that was handed out something one row or several, with
+-- Answers the requests of a group: for each that was handed out something one row, with
 -- how many deliveries it holds and their JSON, with commas between them; and a last row, without
 -- a request, that holds all else as JSON:
 --   {"status": "found", or "not_found" and nothing more,
