@@ -90,6 +90,17 @@ def encode(value: object) -> bytes:
     return _encoder.encode(value)
 
 
+def canonical(value: JsonValue) -> bytes:
+    """Write a tree so that two with the same members are the same bytes, in whatever order."""
+    return encode(_in_order(value))
+
+
+def _in_order(value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        return {name: _in_order(value[name]) for name in sorted(value)}
+    return [_in_order(each) for each in value] if isinstance(value, list) else value
+
+
 def pointer_to(path: Sequence[str | int]) -> str:
     """The JSON pointer (RFC 6901) of a path.
 

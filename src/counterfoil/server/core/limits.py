@@ -442,6 +442,52 @@ SET_ASIDE_DELIVERIES: Final = 100
 SETTLED_LETTERS: Final = 1_000
 """Dead letters that are replayed or dropped in one step, where all are."""
 
+# --- Policies and decisions ------------------------------------------------------------
+
+POLICIES_MAX: Final = 1_000
+"""Policies of one tenant, each with any number of versions."""
+
+POLICY_NAME_CHARACTERS_MAX: Final = 64
+"""Of a policy's name: it stands in paths, in tags and in scopes."""
+
+POLICY_BYTES_MAX: Final = 256 * 1024
+"""A policy, written out without white space. The largest table that people can still read takes
+a quarter of it."""
+
+POLICY_BODY_BYTES_MAX: Final = 1024 * 1024
+"""The body of a call that drafts one: an editor's file, with its white space and its layout."""
+
+POLICY_NODES_MAX: Final = 100
+"""Nodes of a decision graph."""
+
+POLICY_ROWS_MAX: Final = 1_000
+"""Rows of one decision table."""
+
+POLICY_READS_MAX: Final = 50
+"""Inputs that a policy takes from the book: each may be an item of the decision's condition."""
+
+POLICY_EXAMPLES_MAX: Final = 200
+"""Examples that a policy carries. Each is run when it is drafted."""
+
+POLICIES_REMEMBERED_MAX: Final = 200
+"""Compiled versions that one process keeps, of all tenants: some 300 KiB each for a large one."""
+
+DECISION_BODY_BYTES_MAX: Final = 64 * 1024
+"""The body of a call that asks for a decision: mostly inputs that are not in the book."""
+
+DECISION_SIGNALS_MAX: Final = 1_000
+"""Events that one decision may rest on. Beyond, a policy has to look at fewer types, or at what an
+agent has summed up."""
+
+DECISION_SIGNALS_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Their payloads together."""
+
+DECISION_TRIES_MAX: Final = 10
+"""How often a decision is made anew because something that it read has changed meanwhile."""
+
+WHOLE_NUMBER_MAX: Final = 2**53
+"""The greatest number that an input may be: beyond, readers of JSON differ about it."""
+
 # --- Reads and streams ------------------------------------------------------------
 
 READ_STATEMENT_MILLISECONDS_MAX: Final = 10_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from counterfoil.server.core import limits
-from counterfoil.server.core.document import encode, parse
+from counterfoil.server.core.document import canonical, parse
 from counterfoil.server.core.errors import (
     Busy,
     CounterfoilError,
@@ -248,13 +248,7 @@ async def _narrows(active: StoredType, asked: NewVersion) -> NarrowingChange | N
 
 
 def _same(stored: str, schema: dict[str, Any]) -> bool:
-    return encode(_sorted(parse(stored.encode()))) == encode(_sorted(schema))
-
-
-def _sorted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _sorted(value[name]) for name in sorted(value)}
-    return [_sorted(each) for each in value] if isinstance(value, list) else value
+    return canonical(parse(stored.encode())) == canonical(schema)
 
 
 def _shown(stored: StoredType) -> str:

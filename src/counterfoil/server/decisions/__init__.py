@@ -1,0 +1,1 @@
+"""Deciding by policy: versioned rules over what the book says."""
