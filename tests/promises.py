@@ -31,10 +31,12 @@ PROMISES: Final[Mapping[str, str]] = {
     "P8": "Handed over: each matching event is held by one holder at a time per consumer, in order "
     "per key; a dead holder's lease runs out; a late acknowledgement is refused; what keeps failing "
     "is set aside, never lost.",
+    "P9": "Reproducible: a decision replayed from its record gives the identical result, or says "
+    "what differs.",
     "P13": "Clear refusal: bad input gets application/problem+json with a stable type and the "
     "offending field, and nothing is stored; too much load gets 429 or 503 with Retry-After.",
 }
-"""What must hold, by id. P9 to P12 come with the parts that they are about."""
+"""What must hold, by id. P10 to P12 come with the parts that they are about."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -301,6 +301,16 @@ def _all_goals() -> Iterator[Goal]:
         f"live/appends/0-subscribers/{OURS}",
     )
     yield from _goals_of_consumers()
+    for clients in (1, 16, 64):
+        load = f"decisions/{counted(clients, 'client')}"
+        yield _ratio(
+            f"decisions-{clients}",
+            f"complete decisions by policy, {counted(clients, 'client').replace('-', ' ')} ÷ "
+            "conditional appends",
+            0.5,
+            f"{load}/decision",
+            f"{load}/conditional-append",
+        )
     yield _figure("dev-first", "dev start, first", 3.0, "start/dev/first", "seconds", unit=" s")
     yield _figure("dev-later", "dev start, later", 1.0, "start/dev/later", "seconds", unit=" s")
 

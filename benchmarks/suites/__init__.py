@@ -16,6 +16,7 @@ def all_suites() -> tuple[Suite, ...]:
     from benchmarks.suites.bulk import Bulk
     from benchmarks.suites.conditions import Conditions
     from benchmarks.suites.consumers import Consumers
+    from benchmarks.suites.decisions import Decisions
     from benchmarks.suites.growth import Growth
     from benchmarks.suites.handover import Handover
     from benchmarks.suites.limits import Limits
@@ -40,5 +41,6 @@ def all_suites() -> tuple[Suite, ...]:
         Tenants(),
         Consumers(),
         Handover(),
+        Decisions(),
         Start(),
     )

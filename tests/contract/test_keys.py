@@ -55,7 +55,7 @@ def test_a_key_is_shown_once_and_writes_as_its_principal(admin: Holder) -> None:
     key = made.json()
     assert key["key"].startswith(f"cf_live_{key['key_id']}_")
     assert made.headers["Location"] == f"/keys/{key['key_id']}"
-    assert key["scopes"] == ["append:*", "consume:*", "read:*"]
+    assert key["scopes"] == ["append:*", "consume:*", "decide:*", "read:*"]
     agent = held(admin.client, made)
 
     assert agent.append("fraud_agent").status_code == 201

@@ -13,10 +13,12 @@ from counterfoil import CounterfoilError, __version__
 from counterfoil.cli import (
     brake,
     consumers,
+    decisions,
     event_types,
     events,
     importing,
     keys,
+    policies,
     service,
     settings,
     tenants,
@@ -72,6 +74,8 @@ for _name, _group in (
 ):
     app.add_typer(_group.app, name=_name, rich_help_panel="Who may write what")
 app.add_typer(consumers.app, name="consumers", rich_help_panel="Who works on what")
+for _name, _group in (("policies", policies), ("decisions", decisions)):
+    app.add_typer(_group.app, name=_name, rich_help_panel="Who decides by what")
 app.add_typer(demo.app, name="demo", rich_help_panel="The demo")
 
 

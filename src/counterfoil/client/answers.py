@@ -12,7 +12,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 
-from counterfoil.client import control_shapes, document, shapes
+from counterfoil.client import control_shapes, decision_shapes, document, shapes
 from counterfoil.client.errors import (
     APIStatusError,
     AuthenticationError,
@@ -20,18 +20,27 @@ from counterfoil.client.errors import (
     Busy,
     ConditionFailed,
     ConsumerStarted,
+    DecisionInputsRefused,
+    DecisionNotFound,
+    DecisionStands,
     FieldError,
+    FourEyes,
     Frozen,
     IdempotencyMismatch,
     InternalServerError,
     InvalidRequestError,
     LeaseLost,
     NarrowingChange,
+    NotDecided,
     NotFoundError,
     PayloadMismatch,
     PermissionDenied,
+    PolicyNotActive,
+    PolicyNotFound,
+    PolicyRefused,
     RateLimited,
     ServiceUnavailable,
+    SubjectWithoutEvents,
     UnexpectedAnswer,
     UnregisteredType,
 )
@@ -149,8 +158,16 @@ _BY_PROBLEM: Final[Mapping[str, type[APIStatusError]]] = {
     "idempotency-mismatch": IdempotencyMismatch,
     "busy": Busy,
     "consumer-started": ConsumerStarted,
+    "decision-inputs-refused": DecisionInputsRefused,
+    "decision-not-found": DecisionNotFound,
     "event-type-unregistered": UnregisteredType,
+    "four-eyes": FourEyes,
     "narrowing-change": NarrowingChange,
+    "not-decided": NotDecided,
+    "policy-not-active": PolicyNotActive,
+    "policy-not-found": PolicyNotFound,
+    "policy-refused": PolicyRefused,
+    "subject-without-events": SubjectWithoutEvents,
 }
 
 _BY_STATUS: Final[Mapping[int, type[APIStatusError]]] = {
@@ -217,6 +234,17 @@ def _frozen(problem: Mapping[str, Any], status: Mapping[str, Any]) -> Frozen:
     return Frozen(freeze_id=freeze.id, freeze=freeze, **status)
 
 
+def _decision_stands(problem: Mapping[str, Any], status: Mapping[str, Any]) -> DecisionStands:
+    told = problem.get("decision")
+    try:
+        decision = decision_shapes.decision(told)
+    except (ValueError, KeyError, TypeError):
+        # Its record was erased: then only its id is told.
+        decision_id = _number(told.get("id")) if isinstance(told, dict) else None
+        return DecisionStands(decision_id=decision_id, **status)
+    return DecisionStands(decision_id=decision.id, decision=decision, **status)
+
+
 def _payload_mismatch(problem: Mapping[str, Any], status: Mapping[str, Any]) -> PayloadMismatch:
     return PayloadMismatch(
         event_type=_string(problem.get("event_type")) or None,
@@ -237,6 +265,7 @@ _WITH_MEMBERS: Final[
     Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], APIStatusError]]
 ] = {
     "condition-failed": _condition_failed,
+    "decision-stands": _decision_stands,
     "frozen": _frozen,
     "lease-lost": _lease_lost,
     "payload-mismatch": _payload_mismatch,

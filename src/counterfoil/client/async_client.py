@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx2
 
-from counterfoil.client import async_running, control_requests
+from counterfoil.client import async_running, control_requests, decision_requests
 from counterfoil.client.async_access import AsyncKeys, AsyncTenants
 from counterfoil.client.async_consumers import AsyncConsumers
 from counterfoil.client.async_consuming import AsyncDeliveries
+from counterfoil.client.async_decisions import AsyncDecisions, AsyncPolicies
 from counterfoil.client.async_events import AsyncEvents
 from counterfoil.client.async_guard import AsyncGuard
 from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
@@ -20,6 +21,7 @@ from counterfoil.client.async_running import AsyncHandler
 from counterfoil.client.async_transport import AsyncTransport
 from counterfoil.client.calls import MAX_RETRIES_DEFAULT
 from counterfoil.client.control_model import Me
+from counterfoil.client.decision_model import Decision
 from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore
 from counterfoil.client.handling import (
     CLAIM_WAIT_SECONDS_DEFAULT,
@@ -70,8 +72,14 @@ class AsyncCounterfoil:
     consumers: AsyncConsumers
     """The calls about consumers: ``put``, ``get``, ``claim``, ``dead_letters`` …"""
 
+    decisions: AsyncDecisions
+    """The calls about decisions: ``get``, ``list``, ``replay``, ``explain``."""
+
     keys: AsyncKeys
     """The calls about keys: ``create``, ``list``, ``rotate``, ``revoke`` …"""
+
+    policies: AsyncPolicies
+    """The calls about policies: ``draft``, ``activate``, ``retire``, ``get`` …"""
 
     settings: AsyncBookSettings
     """The calls about the tenant's settings: ``get``, ``update``."""
@@ -97,7 +105,9 @@ class AsyncCounterfoil:
         self.event_types = AsyncEventTypes(self._transport)
         self.brake = AsyncBrake(self._transport)
         self.consumers = AsyncConsumers(self._transport)
+        self.decisions = AsyncDecisions(self._transport)
         self.keys = AsyncKeys(self._transport)
+        self.policies = AsyncPolicies(self._transport)
         self.settings = AsyncBookSettings(self._transport)
         self.tenants = AsyncTenants(self._transport)
 
@@ -119,6 +129,70 @@ class AsyncCounterfoil:
             AuthenticationError: the key opens nothing.
         """
         return await self._transport.run(control_requests.me())
+
+    async def decide(
+        self,
+        policy: str,
+        subject: str,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        on_behalf_of: str | None = None,
+        agent_name: str | None = None,
+        supersedes: int | Decision | None = None,
+        reason: str | None = None,
+        explain: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Decision:
+        """Decide about a subject by a policy's active version, and record it.
+
+        The service reads the signals, applies the rules, and appends the decision only if none
+        of what it read has changed meanwhile; else it reads and applies them anew. What it
+        cannot decide for certain it refuses.
+
+        >>> decision = await cf.decide("credit", "application:42")
+        >>> decision.outcome, [reason.code for reason in decision.reasons]
+        ('decline', ['D01'])
+
+        Args:
+            policy: its name.
+            subject: what it is about: a tag of the kind that the policy is for.
+            inputs: the inputs that do not come from the book.
+            on_behalf_of: for whom it is asked; it stands in the record, as it was said.
+            agent_name: under which name it is decided, where the key may write under any; by
+                default the key's own.
+            supersedes: the standing decision whose place this one takes: its id, or a
+                ``Decision``.
+            reason: why it does; needed with ``supersedes``.
+            explain: bring the ``explanation`` too.
+            idempotency_key: as of ``events.append``: the same decision again is answered from
+                the book.
+
+        Raises:
+            DecisionStands: one stands about this subject, and is not the one in ``supersedes``.
+            DecisionInputsRefused: an input is missing, too old, or of the wrong type.
+            NotDecided: the rules come to nothing for these inputs.
+            SubjectWithoutEvents: the book knows nothing of the subject.
+            PolicyNotActive: no version of the policy is active.
+            PolicyNotFound: there is no policy of this name.
+            ConditionFailed: what it reads changed in each of several tries.
+            PermissionDenied: the key has no ``decide:`` scope for it, or may not read all that
+                the policy reads.
+            UsageError: one of ``supersedes`` and ``reason`` is there without the other.
+            CounterfoilError: as ``events.append``.
+        """
+        return await self._transport.run(
+            decision_requests.decide(
+                policy,
+                subject,
+                inputs=inputs,
+                on_behalf_of=on_behalf_of,
+                agent_name=agent_name,
+                supersedes=supersedes,
+                reason=reason,
+                explain=explain,
+                idempotency_key=idempotency_key,
+            )
+        )
 
     def guard(
         self,

@@ -34,7 +34,7 @@ from counterfoil.client.control_model import (
 )
 from counterfoil.client.errors import UnexpectedAnswer, UnsendableValue, UsageError
 from counterfoil.client.model import Texts, texts
-from counterfoil.client.requests import Ask, Request, idempotency_key_of, moment_text
+from counterfoil.client.requests import Ask, Parameters, Request, idempotency_key_of, moment_text
 
 T = TypeVar("T")
 
@@ -65,11 +65,18 @@ class Listed(Generic[T]):
     ...     rows = keys.take(call(ask))
     """
 
-    def __init__(self, path: str, name: str, read: Callable[[Any], T], limit: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        name: str,
+        read: Callable[[Any], T],
+        limit: int,
+        parameters: Parameters = (),
+    ) -> None:
         self._path = path
         self._name = name
         self._read = read
-        self._limit = operator.index(limit)
+        self._parameters = (*parameters, ("limit", str(operator.index(limit))))
         self._cursor: str | None = None
         self._finished = False
 
@@ -78,7 +85,7 @@ class Listed(Generic[T]):
         if self._finished:
             return None
         cursor = () if self._cursor is None else (("cursor", self._cursor),)
-        request = Request("GET", self._path, (("limit", str(self._limit)), *cursor))
+        request = Request("GET", self._path, (*self._parameters, *cursor))
         return Ask(request, partial(answers.read_by, self._page))
 
     def take(self, page: Rows[T]) -> tuple[T, ...]:
@@ -95,7 +102,8 @@ class Listed(Generic[T]):
 
     def _page(self, data: Any) -> Rows[T]:
         rows = tuple(map(self._read, shapes.array(data[self._name])))
-        return Rows(rows, shapes.optional(shapes.text, data["next"]))
+        more = shapes.boolean(data.get("has_more", True))
+        return Rows(rows, shapes.optional(shapes.text, data["next"]) if more else None)
 
 
 def keys(limit: int) -> Listed[Key]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from counterfoil.client.control_model import Freeze
+    from counterfoil.client.decision_model import Decision
     from counterfoil.client.model import Event
 
 
@@ -246,7 +247,10 @@ class PermissionDenied(APIStatusError):
 
 
 class NotFoundError(APIStatusError):
-    """No such event, key, event type, freeze, consumer or dead letter, or no such path (404)."""
+    """No such event, key, event type, freeze, consumer or dead letter, or no such path (404).
+
+    Of policies and decisions: ``PolicyNotFound``, ``DecisionNotFound``, ``SubjectWithoutEvents``.
+    """
 
 
 class ConditionFailed(APIStatusError):
@@ -350,6 +354,76 @@ class NarrowingChange(APIStatusError):
     ``errors`` says where. Nothing was registered. Widen the schema instead; or, if it is
     meant, register it with ``narrowing=True`` and a ``reason``.
     """
+
+
+class PolicyRefused(InvalidRequestError):
+    """A policy that may not be published (422); ``errors`` says where, and why.
+
+    No version was made. ``counterfoil policies lint`` says the same without a service.
+    """
+
+
+class PolicyNotFound(NotFoundError):
+    """There is no policy of this name, or no such version of it (404)."""
+
+
+class PolicyNotActive(APIStatusError):
+    """No version of the policy is active, so it decides nothing (409)."""
+
+
+class FourEyes(APIStatusError):
+    """A version cannot be activated by whoever drafted it (409). Somebody else has to."""
+
+
+class SubjectWithoutEvents(NotFoundError):
+    """The book has no event about this subject, so nothing can be decided about it (404)."""
+
+
+class DecisionInputsRefused(InvalidRequestError):
+    """The inputs of a decision cannot be taken as the policy wants them (422).
+
+    Missing, too old, of the wrong type, beyond 2^53, erased: ``errors`` says which, at
+    ``/inputs/<name>``. Nothing was decided.
+
+    >>> try:
+    ...     cf.decide("credit", "application:42")
+    ... except DecisionInputsRefused as refusal:
+    ...     print(refusal.errors[0].pointer, refusal.errors[0].message)
+    /inputs/income There is no `income_verified` about this subject.
+    """
+
+
+class NotDecided(InvalidRequestError):
+    """The rules come to nothing for these inputs (422): no row fits, or an expression is null.
+
+    Nothing was decided. A policy whose last row catches everything, for a review, has no such.
+    """
+
+
+class DecisionStands(APIStatusError):
+    """A decision by this policy stands about this subject already (409). Nothing was decided.
+
+    ``decision`` is the one that stands; it is ``None`` if its record was erased. ``decision_id``
+    is there in both cases. To take its place, name it:
+
+    >>> try:
+    ...     cf.decide("credit", "application:42")
+    ... except DecisionStands as standing:
+    ...     cf.decide(
+    ...         "credit", "application:42", supersedes=standing.decision_id, reason="New pay slips."
+    ...     )
+    """
+
+    def __init__(
+        self, *, decision_id: int | None = None, decision: Decision | None = None, **status: Any
+    ) -> None:
+        super().__init__(**status)
+        self.decision_id = decision_id
+        self.decision = decision
+
+
+class DecisionNotFound(NotFoundError):
+    """There is no decision with this id (404)."""
 
 
 class IdempotencyMismatch(APIStatusError):

@@ -28,6 +28,11 @@ def number(value: object) -> float:
     return integer(value)
 
 
+def exact(value: object) -> int | Decimal:
+    """Read a number, digit for digit."""
+    return value if isinstance(value, Decimal) else integer(value)
+
+
 def boolean(value: object) -> bool:
     """Read ``true`` or ``false``."""
     if isinstance(value, bool):

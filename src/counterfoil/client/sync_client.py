@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx2
 
-from counterfoil.client import control_requests, sync_running
+from counterfoil.client import control_requests, decision_requests, sync_running
 from counterfoil.client.calls import MAX_RETRIES_DEFAULT
 from counterfoil.client.control_model import Me
+from counterfoil.client.decision_model import Decision
 from counterfoil.client.guarding import GUARD_EVENTS_MAX_DEFAULT, GuardCore
 from counterfoil.client.handling import (
     CLAIM_WAIT_SECONDS_DEFAULT,
@@ -22,6 +23,7 @@ from counterfoil.client.model import Query, Texts, query_of
 from counterfoil.client.sync_access import Keys, Tenants
 from counterfoil.client.sync_consumers import Consumers
 from counterfoil.client.sync_consuming import Deliveries
+from counterfoil.client.sync_decisions import Decisions, Policies
 from counterfoil.client.sync_events import Events
 from counterfoil.client.sync_guard import Guard
 from counterfoil.client.sync_rules import BookSettings, Brake, EventTypes
@@ -70,8 +72,14 @@ class Counterfoil:
     consumers: Consumers
     """The calls about consumers: ``put``, ``get``, ``claim``, ``dead_letters`` …"""
 
+    decisions: Decisions
+    """The calls about decisions: ``get``, ``list``, ``replay``, ``explain``."""
+
     keys: Keys
     """The calls about keys: ``create``, ``list``, ``rotate``, ``revoke`` …"""
+
+    policies: Policies
+    """The calls about policies: ``draft``, ``activate``, ``retire``, ``get`` …"""
 
     settings: BookSettings
     """The calls about the tenant's settings: ``get``, ``update``."""
@@ -97,7 +105,9 @@ class Counterfoil:
         self.event_types = EventTypes(self._transport)
         self.brake = Brake(self._transport)
         self.consumers = Consumers(self._transport)
+        self.decisions = Decisions(self._transport)
         self.keys = Keys(self._transport)
+        self.policies = Policies(self._transport)
         self.settings = BookSettings(self._transport)
         self.tenants = Tenants(self._transport)
 
@@ -119,6 +129,70 @@ class Counterfoil:
             AuthenticationError: the key opens nothing.
         """
         return self._transport.run(control_requests.me())
+
+    def decide(
+        self,
+        policy: str,
+        subject: str,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        on_behalf_of: str | None = None,
+        agent_name: str | None = None,
+        supersedes: int | Decision | None = None,
+        reason: str | None = None,
+        explain: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Decision:
+        """Decide about a subject by a policy's active version, and record it.
+
+        The service reads the signals, applies the rules, and appends the decision only if none
+        of what it read has changed meanwhile; else it reads and applies them anew. What it
+        cannot decide for certain it refuses.
+
+        >>> decision = cf.decide("credit", "application:42")
+        >>> decision.outcome, [reason.code for reason in decision.reasons]
+        ('decline', ['D01'])
+
+        Args:
+            policy: its name.
+            subject: what it is about: a tag of the kind that the policy is for.
+            inputs: the inputs that do not come from the book.
+            on_behalf_of: for whom it is asked; it stands in the record, as it was said.
+            agent_name: under which name it is decided, where the key may write under any; by
+                default the key's own.
+            supersedes: the standing decision whose place this one takes: its id, or a
+                ``Decision``.
+            reason: why it does; needed with ``supersedes``.
+            explain: bring the ``explanation`` too.
+            idempotency_key: as of ``events.append``: the same decision again is answered from
+                the book.
+
+        Raises:
+            DecisionStands: one stands about this subject, and is not the one in ``supersedes``.
+            DecisionInputsRefused: an input is missing, too old, or of the wrong type.
+            NotDecided: the rules come to nothing for these inputs.
+            SubjectWithoutEvents: the book knows nothing of the subject.
+            PolicyNotActive: no version of the policy is active.
+            PolicyNotFound: there is no policy of this name.
+            ConditionFailed: what it reads changed in each of several tries.
+            PermissionDenied: the key has no ``decide:`` scope for it, or may not read all that
+                the policy reads.
+            UsageError: one of ``supersedes`` and ``reason`` is there without the other.
+            CounterfoilError: as ``events.append``.
+        """
+        return self._transport.run(
+            decision_requests.decide(
+                policy,
+                subject,
+                inputs=inputs,
+                on_behalf_of=on_behalf_of,
+                agent_name=agent_name,
+                supersedes=supersedes,
+                reason=reason,
+                explain=explain,
+                idempotency_key=idempotency_key,
+            )
+        )
 
     def guard(
         self,

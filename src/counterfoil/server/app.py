@@ -17,6 +17,7 @@ from typing_extensions import override
 from counterfoil.server.access.operations import Access
 from counterfoil.server.api import (
     consumers,
+    decisions,
     docs_page,
     errors,
     event_types,
@@ -36,6 +37,7 @@ from counterfoil.server.api.routes import OPEN, RawRoute
 from counterfoil.server.brake.operations import Brake
 from counterfoil.server.consumers.handing_out import HandingOut
 from counterfoil.server.core.settings import Settings
+from counterfoil.server.decisions.operations import Decisions
 from counterfoil.server.event_types.operations import EventTypes
 from counterfoil.server.log.operations import Log
 
@@ -54,7 +56,7 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 # `stream` before `events`: /events/stream is not the event with the id "stream".
 _ROUTERS: Final = (
     *(stream.router, events.router, keys.router, event_types.router, freezes.router),
-    *(consumers.router, health.router, pages.router, docs_page.router),
+    *(consumers.router, decisions.router, health.router, pages.router, docs_page.router),
 )
 
 
@@ -125,7 +127,10 @@ async def _lifespan(app: "Service") -> AsyncIterator[None]:
     event_types, brake = EventTypes(log), Brake(log)
     handing_out = HandingOut(log, settings)
     await handing_out.open()
-    app.parts = Parts(log, access, event_types, brake, Appends(event_types, brake), handing_out)
+    app.parts = Parts(
+        *(log, access, event_types, brake, Appends(event_types, brake), handing_out),
+        Decisions(log, event_types, brake),
+    )
 
     def closing() -> None:
         log.closing()

@@ -27,6 +27,7 @@ from counterfoil import (
 )
 from counterfoil.client.async_access import AsyncKeys, AsyncTenants
 from counterfoil.client.async_consumers import AsyncConsumers
+from counterfoil.client.async_decisions import AsyncDecisions, AsyncPolicies
 from counterfoil.client.async_events import AsyncEvents
 from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
 from tests.unit.client.simulated_book import SimulatedBook
@@ -36,6 +37,7 @@ _TWINS = (
     AsyncBookSettings,
     AsyncBrake,
     AsyncConsumers,
+    AsyncDecisions,
     AsyncDeliveries,
     AsyncEventIterator,
     AsyncEventTypes,
@@ -44,6 +46,7 @@ _TWINS = (
     AsyncGuard,
     AsyncHeldDelivery,
     AsyncKeys,
+    AsyncPolicies,
     AsyncTenants,
 )
 

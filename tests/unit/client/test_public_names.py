@@ -30,10 +30,12 @@ from counterfoil import (
 )
 from counterfoil.client.async_access import AsyncKeys, AsyncTenants
 from counterfoil.client.async_consumers import AsyncConsumers
+from counterfoil.client.async_decisions import AsyncDecisions, AsyncPolicies
 from counterfoil.client.async_events import AsyncEvents
 from counterfoil.client.async_rules import AsyncBookSettings, AsyncBrake, AsyncEventTypes
 from counterfoil.client.sync_access import Keys, Tenants
 from counterfoil.client.sync_consumers import Consumers
+from counterfoil.client.sync_decisions import Decisions, Policies
 from counterfoil.client.sync_events import Events
 from counterfoil.client.sync_rules import BookSettings, Brake, EventTypes
 from counterfoil.client.transport import Settings
@@ -129,6 +131,8 @@ def described(twin: type) -> dict[str, list[tuple[Any, ...]]]:
         (EventTypes, AsyncEventTypes),
         (Brake, AsyncBrake),
         (Consumers, AsyncConsumers),
+        (Policies, AsyncPolicies),
+        (Decisions, AsyncDecisions),
         (Deliveries, AsyncDeliveries),
         (HeldDelivery, AsyncHeldDelivery),
     ],

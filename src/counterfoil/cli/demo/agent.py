@@ -9,7 +9,7 @@ import abc
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from counterfoil import (
     APIConnectionError,
@@ -26,7 +26,7 @@ from counterfoil import (
     ServiceUnavailable,
 )
 from counterfoil.cli.demo import vocabulary as words
-from counterfoil.cli.demo.wire import Brief, Wire
+from counterfoil.cli.demo.wire import Wire
 
 STOP_SECONDS: Final = 2.0
 """What a worker has to finish what it has in hand, when it is told to end."""
@@ -43,12 +43,23 @@ _PASSING: Final = (
 service, or a fault: a product would let it become a dead letter, a demo shows it at once."""
 
 
-class Agent:
-    """What all four have: a name, the client, the brief, and the pipes to the conductor."""
+class OfRun(Protocol):
+    """A brief, as far as every agent needs it."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that it is about."""
+
+
+BriefT = TypeVar("BriefT", bound=OfRun)
+
+
+class Agent(Generic[BriefT]):
+    """What all have: a name, the client, the brief, and the pipes to the conductor."""
 
     name: ClassVar[str]
 
-    def __init__(self, cf: AsyncCounterfoil, brief: Brief, pipes: Wire) -> None:
+    def __init__(self, cf: AsyncCounterfoil, brief: BriefT, pipes: Wire) -> None:
         self.cf = cf
         self.brief = brief
         self.pipes = pipes
@@ -61,18 +72,18 @@ class Agent:
         """Do what the conductor asks for."""
         raise RuntimeError(f"the {self.name} takes no commands, and got {command}")
 
-    def key(self, deed: str, transaction_id: str) -> str:
+    def key(self, deed: str, about: str | int) -> str:
         """The idempotency key of one deed: the same deed twice is written once."""
-        return f"demo:{self.brief.run_id}:{deed}:{transaction_id}"
+        return f"demo:{self.brief.run_id}:{deed}:{about}"
 
 
-class Worker(Agent, abc.ABC):
+class Worker(Agent[BriefT], abc.ABC):
     """An agent that a consumer hands its work to."""
 
     at_once_max: ClassVar[int]
     """How many deliveries one process of it has in hand at the same time."""
 
-    def __init__(self, cf: AsyncCounterfoil, brief: Brief, pipes: Wire) -> None:
+    def __init__(self, cf: AsyncCounterfoil, brief: BriefT, pipes: Wire) -> None:
         super().__init__(cf, brief, pipes)
         self._given_up = asyncio.Event()
         self._reason: Exception | None = None

@@ -21,8 +21,6 @@ lands in between is never seen. ``conductor.py`` tells how both are made certain
 """
 
 import asyncio
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -32,7 +30,6 @@ from counterfoil import (
     AsyncGuard,
     AsyncHeldDelivery,
     ConditionFailed,
-    CounterfoilError,
     Event,
     NewEvent,
 )
@@ -46,13 +43,13 @@ from counterfoil.cli.demo.agent import (
     time_of,
     transaction_of,
 )
+from counterfoil.cli.demo.process import be_an_agent
 from counterfoil.cli.demo.standstill import Standstill
 from counterfoil.cli.demo.transactions import Transaction
 from counterfoil.cli.demo.wire import Brief, Wire
-from counterfoil.cli.exits import DEBUG_VARIABLE, ExitCode, failure_of, report_of_fault
 
 
-class Poster(Agent):
+class Poster(Agent[Brief]):
     """Writes what customers have paid, in the order in which it is told."""
 
     name = words.POSTER
@@ -66,7 +63,7 @@ class Poster(Agent):
             self.pipes.report(wire.POSTED, transaction_id, position)
 
 
-class Scorer(Worker):
+class Scorer(Worker[Brief]):
     """Scores every posted transaction by velocity and amount, per card and per customer."""
 
     name = words.SCORER
@@ -108,7 +105,7 @@ class Scorer(Worker):
         self.standstill.end(command["transaction_id"])
 
 
-class Investigator(Worker):
+class Investigator(Worker[Brief]):
     """Looks at a score and at the scores before it; flags, or clears. Takes late tips."""
 
     name = words.INVESTIGATOR
@@ -167,7 +164,7 @@ class Investigator(Worker):
         )
 
 
-class Approver(Worker):
+class Approver(Worker[Brief]):
     """Approves what is cleared, unless it is flagged; declines the rest."""
 
     name = words.APPROVER
@@ -234,69 +231,15 @@ class Approver(Worker):
             await gate.wait()
 
 
-AGENTS: Final[dict[str, type[Agent]]] = {
+AGENTS: Final[dict[str, type[Agent[Brief]]]] = {
     agent.name: agent for agent in (Poster, Scorer, Investigator, Approver)
 }
 
 
-# --- The process --------------------------------------------------------------------------
-
-
-async def live(process: str) -> None:
-    """Be one of the processes, until standard input closes. Raises what its work raises."""
-    pipes = await Wire.open(process)
-    commands = pipes.commands()
-    async with AsyncCounterfoil() as cf:
-        agent = AGENTS[words.PROCESSES[process]](cf, Brief.read(await anext(commands)), pipes)
-
-        async def obey_all() -> None:
-            async for command in commands:
-                await agent.obey(command)
-
-        pipes.report(wire.READY)
-        tasks = (asyncio.create_task(agent.work()), asyncio.create_task(obey_all()))
-        ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        for task in ended:
-            task.result()
-
-
-class _ShortFormat(logging.Formatter):
-    """What the client tells, an exception as one line; the trace only where it is asked for."""
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class's name
-        if os.environ.get(DEBUG_VARIABLE):
-            return super().formatException(ei)
-        return f"{type(ei[1]).__name__}: {ei[1]}"
-
-
-def main() -> int:
-    """Be the process that the command line names; return its exit code."""
-    telling = logging.StreamHandler()
-    telling.setFormatter(_ShortFormat())
-    logging.getLogger("counterfoil").addHandler(telling)
-    try:
-        asyncio.run(live(sys.argv[1]))
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the conductor shows what is said here
-        return _give_up(error)
-    return ExitCode.OK
-
-
-def _give_up(error: Exception) -> ExitCode:
-    """Say why on standard error; of several tasks' errors, the first."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, CounterfoilError):
-        failure = failure_of(error)
-        sys.stderr.write(f"{failure.message}\n")
-        return failure.code
-    sys.stderr.write(f"{report_of_fault(error)}\n")
-    return ExitCode.FAULT
+def made(process: str, cf: AsyncCounterfoil, brief: dict[str, Any], pipes: Wire) -> Agent[Brief]:
+    """The agent that a process is."""
+    return AGENTS[words.PROCESSES[process]](cf, Brief.read(brief), pipes)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(be_an_agent(made))

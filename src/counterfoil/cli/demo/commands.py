@@ -1,4 +1,4 @@
-"""``demo fraud`` and ``demo check``: the doors to the demo."""
+"""``demo fraud`` and ``demo check``: the doors to the fraud demo, and the list of both demos."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -20,17 +20,17 @@ from counterfoil.cli.demo import vocabulary
 from counterfoil.cli.demo.cards import BadFile, read_cards
 from counterfoil.cli.demo.check import Checker, Report
 from counterfoil.cli.demo.conductor import perform
+from counterfoil.cli.demo.credit.command import credit
 from counterfoil.cli.demo.generator import generate
 from counterfoil.cli.demo.pipeline import consumers, left_over
 from counterfoil.cli.demo.report import progress, show_outcome
 from counterfoil.cli.demo.schedule import Schedule, TooFewToGate, plan
-from counterfoil.cli.demo.stage import own_service
+from counterfoil.cli.demo.stage import a_service
 from counterfoil.cli.demo.tally import Outcome
 from counterfoil.cli.demo.transactions import Transaction
 from counterfoil.cli.demo.wire import Brief
 from counterfoil.cli.exits import ExitCode, Failure, Misused
-from counterfoil.cli.output import Format, print_json, print_line, remark, remarks, results, visible
-from counterfoil.cli.service import server_library
+from counterfoil.cli.output import Format, print_json, print_line, remark, results, visible
 
 TRANSACTIONS_DEFAULT: Final = 600
 """About twenty seconds on two cores, the start of PostgreSQL included."""
@@ -142,7 +142,7 @@ def fraud(
         schedule = plan(chosen, seed=seed)
     except TooFewToGate as error:
         raise Misused(str(error)) from None
-    with _service(base_url, api_key, data_dir) as environment:
+    with a_service(base_url, api_key, data_dir) as environment:
         brief = Brief(
             run_id,
             guarded=guard,
@@ -161,6 +161,9 @@ def fraud(
             )
     if any(outcome.contradictions()):
         raise typer.Exit(ExitCode.REFUSED)
+
+
+app.command()(credit)
 
 
 @app.command()
@@ -216,30 +219,6 @@ def _read_file(path: Path, run_id: str, limit: int | None) -> list[Transaction]:
         raise Misused(str(error)) from None
     except OSError as error:
         raise Misused(f"{path} cannot be read: {error.strerror}.") from None
-
-
-@contextlib.contextmanager
-def _service(
-    base_url: str | None, api_key: str | None, data_dir: Path | None
-) -> Iterator[Mapping[str, str]]:
-    """The service that is named, or one of the demo's own; yields a client's environment."""
-    if base_url is not None:
-        yield {arguments.BASE_URL_VARIABLE: base_url, arguments.API_KEY_VARIABLE: api_key or ""}
-        return
-    with server_library():
-        pass  # Says how to install it, before anything is started.
-    status = remarks().status(Text("Starting PostgreSQL and the service …"))
-    status.start()
-    try:
-        with own_service(data_dir) as environment:
-            status.stop()
-            try:
-                yield environment
-            except KeyboardInterrupt:
-                remark("Interrupted; stopping the service …")
-                raise
-    finally:
-        status.stop()
 
 
 def _run(

@@ -48,7 +48,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from counterfoil import AsyncCounterfoil
@@ -79,10 +79,24 @@ LAST_LINES_MAX: Final = 20
 
 
 class Company:
-    """The agents' processes, from their start to their end."""
+    """The agents' processes, from their start to their end.
 
-    def __init__(self, cf: AsyncCounterfoil) -> None:
+    ``module`` is what they run, each with its name as the argument; ``keys`` are the keys of
+    those that do not call with the conductor's own.
+    """
+
+    def __init__(
+        self,
+        cf: AsyncCounterfoil,
+        *,
+        module: str = "counterfoil.cli.demo.agents",
+        processes: Collection[str] = tuple(words.PROCESSES),
+        keys: Mapping[str, str] | None = None,
+    ) -> None:
         self._cf = cf
+        self._module = module
+        self._names = tuple(processes)
+        self._keys = keys or {}
         self._processes: dict[str, Process] = {}
         self._killed: dict[str, str] = {}
         self._said: deque[str] = deque(maxlen=LAST_LINES_MAX)
@@ -91,7 +105,7 @@ class Company:
 
     async def start(self, environment: Mapping[str, str]) -> None:
         """Start every agent. They wait for their brief."""
-        for name in words.PROCESSES:
+        for name in self._names:
             starting = asyncio.create_task(self._start(name, environment))
             try:
                 await asyncio.shield(starting)
@@ -101,15 +115,16 @@ class Company:
                 raise
 
     async def _start(self, name: str, environment: Mapping[str, str]) -> None:
+        own_key = {arguments.API_KEY_VARIABLE: self._keys[name]} if name in self._keys else {}
         self._processes[name] = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "counterfoil.cli.demo.agents",
+            self._module,
             name,
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, **own_key},
             limit=wire.LINE_BYTES_MAX,
             start_new_session=True,
         )
@@ -214,12 +229,15 @@ def _obituary(name: str, code: int, said: str) -> Failure:
 
 
 @contextlib.asynccontextmanager
-async def company(environment: Mapping[str, str]) -> AsyncIterator[Company]:
-    """The agents' processes, ended when the block is left, however it is left."""
+async def company(environment: Mapping[str, str], **kind: Any) -> AsyncIterator[Company]:
+    """The agents' processes, ended when the block is left, however it is left.
+
+    ``kind`` is what ``Company`` takes to be another one than that of the fraud demo.
+    """
     base_url = environment[arguments.BASE_URL_VARIABLE]
     api_key = environment[arguments.API_KEY_VARIABLE]
     async with AsyncCounterfoil(base_url=base_url, api_key=api_key) as cf:
-        started = Company(cf)
+        started = Company(cf, **kind)
         try:
             await started.start(environment)
             yield started
@@ -231,7 +249,7 @@ async def company(environment: Mapping[str, str]) -> AsyncIterator[Company]:
 
 
 @contextlib.contextmanager
-def _ctrl_c_once() -> Iterator[None]:
+def ctrl_c_once() -> Iterator[None]:
     """Let the first Ctrl-C cancel this task, and take no other while it ends.
 
     asyncio's own handler would let the second one out of the event loop in the middle of
@@ -278,7 +296,7 @@ async def perform(
         CounterfoilError: the service is gone.
         KeyboardInterrupt: Ctrl-C was pressed, and the agents have ended.
     """
-    with _ctrl_c_once():
+    with ctrl_c_once():
         async with company(environment) as agents:
             for name in words.PROCESSES:
                 await agents.tell(name, brief.command())

@@ -16,8 +16,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final
 
+from rich.text import Text
+
 from counterfoil.cli import arguments
 from counterfoil.cli.exits import ExitCode, Failure
+from counterfoil.cli.output import remark, remarks
+from counterfoil.cli.service import server_library
 
 START_SECONDS_MAX: Final = 120.0
 """How long the service may take to be ready; the first start makes a cluster, in seconds."""
@@ -26,6 +30,30 @@ STOP_SECONDS_MAX: Final = 30.0
 """How long it may take to stop in order, before it is killed."""
 
 _LAST_LINES = 20
+
+
+@contextlib.contextmanager
+def a_service(
+    base_url: str | None, api_key: str | None, data_dir: Path | None
+) -> Iterator[Mapping[str, str]]:
+    """The service that is named, or one of the demo's own; yields a client's environment."""
+    if base_url is not None:
+        yield {arguments.BASE_URL_VARIABLE: base_url, arguments.API_KEY_VARIABLE: api_key or ""}
+        return
+    with server_library():
+        pass  # Says how to install it, before anything is started.
+    status = remarks().status(Text("Starting PostgreSQL and the service …"))
+    status.start()
+    try:
+        with own_service(data_dir) as environment:
+            status.stop()
+            try:
+                yield environment
+            except KeyboardInterrupt:
+                remark("Interrupted; stopping the service …")
+                raise
+    finally:
+        status.stop()
 
 
 @contextlib.contextmanager

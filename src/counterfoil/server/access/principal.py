@@ -68,6 +68,11 @@ class Principal:
         if not self.scopes.may_consume(name):
             raise ScopeMissing("This key may not work for this consumer.", f"consume:{name}")
 
+    def must_decide(self, policy: str) -> None:
+        """Refuse to let it decide by a policy. Raises ``ScopeMissing``."""
+        if not self.scopes.may_decide(policy):
+            raise ScopeMissing("This key may not decide by this policy.", f"decide:{policy}")
+
     def must_manage(self, what: Managed) -> None:
         """Refuse a call to manage what it may not. Raises ``ScopeMissing``."""
         if not self.scopes.may_manage(what):

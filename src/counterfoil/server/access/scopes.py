@@ -6,7 +6,8 @@
     read:PATTERN          read events of these types
     read:PATTERN@KIND     read those of them that bear a tag of this kind
     consume:NAMES         be handed the work of these consumers
-    manage:WHAT           keys, event-types, brake, consumers, settings; * for all of them
+    decide:NAMES          decide by these policies
+    manage:WHAT           keys, event-types, brake, consumers, policies, settings; * for all
     operate:WHAT          tenants, metrics; * for both
 
 A PATTERN is an event type, or its beginning and ``*`` for any rest, none included: ``*`` alone
@@ -44,8 +45,8 @@ from counterfoil.server.log.fields import Name, tag_fault
 from counterfoil.server.log.query import Item, QueryItem
 from counterfoil.server.log.refusals import refuse
 
-Verb = Literal["append", "read", "consume", "manage", "operate"]
-Managed = Literal["keys", "event-types", "brake", "consumers", "settings"]
+Verb = Literal["append", "read", "consume", "decide", "manage", "operate"]
+Managed = Literal["keys", "event-types", "brake", "consumers", "policies", "settings"]
 Operated = Literal["tenants", "metrics"]
 KeyKind = Literal["agent", "person", "service", "auditor", "admin"]
 
@@ -61,9 +62,9 @@ _NAMED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _VERBS_OF: Final[Mapping[KeyKind, tuple[Verb, ...]]] = {
-    "agent": ("append", "read", "consume"),
-    "person": ("append", "read", "consume", "manage"),
-    "service": ("append", "read", "consume", "manage"),
+    "agent": ("append", "read", "consume", "decide"),
+    "person": ("append", "read", "consume", "decide", "manage"),
+    "service": ("append", "read", "consume", "decide", "manage"),
     "auditor": ("read",),
     "admin": ("read", "manage", "operate"),
 }
@@ -132,6 +133,7 @@ class Scopes:
             list, is open to this only.
         may_read_anything: some event at least, if there is one.
         may_consume_anything: the work of some consumer at least.
+        may_decide_anything: by some policy at least.
     """
 
     _grants: tuple[_Grant, ...]
@@ -140,8 +142,10 @@ class Scopes:
     may_read_all: bool = field(compare=False, repr=False)
     may_read_anything: bool = field(compare=False, repr=False)
     may_consume_anything: bool = field(compare=False, repr=False)
+    may_decide_anything: bool = field(compare=False, repr=False)
     _append: _Patterns = field(compare=False, repr=False)
     _consume: _Patterns = field(compare=False, repr=False)
+    _decide: _Patterns = field(compare=False, repr=False)
     _read: _Patterns = field(compare=False, repr=False)
     _read_with_tag: Mapping[str, _Patterns] = field(compare=False, repr=False)
     _named: frozenset[tuple[Verb, str]] = field(compare=False, repr=False)
@@ -178,6 +182,7 @@ class Scopes:
         append = [grant for grant in ordered if grant.verb == "append"]
         read = [grant for grant in ordered if grant.verb == "read"]
         consume = [grant for grant in ordered if grant.verb == "consume"]
+        decide = [grant for grant in ordered if grant.verb == "decide"]
         kinds = {grant.kind for grant in read if grant.kind is not None}
         unconditional = _Patterns.of([grant for grant in read if grant.kind is None])
         patterns = _Patterns.of(append)
@@ -188,8 +193,10 @@ class Scopes:
             may_read_all=unconditional.everything,
             may_read_anything=bool(read),
             may_consume_anything=bool(consume),
+            may_decide_anything=bool(decide),
             _append=patterns,
             _consume=_Patterns.of(consume),
+            _decide=_Patterns.of(decide),
             _read=unconditional,
             _read_with_tag={
                 kind: _Patterns.of([grant for grant in read if grant.kind == kind])
@@ -214,6 +221,10 @@ class Scopes:
     def may_consume(self, name: str) -> bool:
         """Whether this consumer's work may be taken over."""
         return self._consume.cover(name)
+
+    def may_decide(self, policy: str) -> bool:
+        """Whether anything may be decided by this policy."""
+        return self._decide.cover(policy)
 
     def may_read(self, query: Sequence[QueryItem | Item] | None) -> bool:
         """Whether every event that the query could match may be read.
@@ -333,7 +344,12 @@ class _RefusedScopeError(Exception):
 
 
 _NAME: Final = TypeAdapter[str](Name)
-_NAMED_BY: Final = {"append": "event type", "read": "event type", "consume": "consumer"}
+_NAMED_BY: Final = {
+    "append": "event type",
+    "read": "event type",
+    "consume": "consumer",
+    "decide": "policy",
+}
 _ENCODED: Final = re.compile(r"(?:[A-Za-z0-9._~:/+-]|%[0-9A-Fa-f]{2})*")
 _PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NOT_WRITTEN: Final = re.compile(r"[^A-Za-z0-9._~:/+%*@-]")
@@ -347,7 +363,7 @@ def _parsed(text: str) -> _Grant:
         )
     verb, _, rest = text.partition(":")
     match verb:
-        case "append" | "read" | "consume":
+        case "append" | "read" | "consume" | "decide":
             return _parsed_pattern(verb, rest, text)
         case "manage" | "operate":
             if rest == "*":
@@ -361,12 +377,14 @@ def _parsed(text: str) -> _Grant:
         case _:
             raise _RefusedScopeError(
                 "A scope is `append:` or `read:` with a pattern of event types, `consume:` with one of "
-                "consumers, or `manage:` or `operate:` with a name, such as `read:payment.*`; this is "
+                "consumers, `decide:` with one of policies, or `manage:` or `operate:` with a name, such as `read:payment.*`; this is "
                 f"{quote(text)}."
             )
 
 
-def _parsed_pattern(verb: Literal["append", "read", "consume"], rest: str, text: str) -> _Grant:
+def _parsed_pattern(
+    verb: Literal["append", "read", "consume", "decide"], rest: str, text: str
+) -> _Grant:
     pattern, at, kind = rest.partition("@")
     if at and verb != "read":
         raise _RefusedScopeError(
@@ -463,10 +481,10 @@ def _or(words: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-_WORK: Final = Scopes.parse(["append:*", "consume:*", "read:*"])
+_WORK: Final = Scopes.parse(["append:*", "consume:*", "decide:*", "read:*"])
 _READ: Final = Scopes.parse(["read:*"])
 _MANAGE: Final = Scopes.parse(["manage:*"])
 _OPERATE_AND_MANAGE: Final = Scopes.parse(["manage:*", "operate:*"])
 
-ALL: Final = Scopes.parse(["append:*", "consume:*", "manage:*", "operate:*", "read:*"])
+ALL: Final = Scopes.parse(["append:*", "consume:*", "decide:*", "manage:*", "operate:*", "read:*"])
 """Everything: what the key of the environment may do, in the operator's tenant."""

@@ -13,14 +13,15 @@ import asyncio
 import ipaddress
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Final, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from counterfoil.server.access.keyring import Keyring
 from counterfoil.server.access.principal import Principal
-from counterfoil.server.access.scopes import Managed, Operated
+from counterfoil.server.access.scopes import Managed, Operated, Scopes
 from counterfoil.server.api.errors import refusal
 from counterfoil.server.api.requests import request_id
 from counterfoil.server.core import limits
@@ -100,24 +101,28 @@ def must_be_let(principal: Principal, needs: str) -> None:
 
     Args:
         needs: what the call's route says that it needs: ``append``, ``read``, ``consume``,
-            ``manage:WHAT``, ``operate:WHAT``, or ``any`` key.
+            ``decide``, ``manage:WHAT``, ``operate:WHAT``, or ``any`` key.
 
     Raises ``ScopeMissing``.
     """
     verb, _, what = needs.partition(":")
-    if verb == "append":
-        if not principal.scopes.may_append_anything:
-            raise ScopeMissing("This key may not write events.", "append:*")
-    elif verb == "read":
-        if not principal.scopes.may_read_anything:
-            raise ScopeMissing("This key may not read events.", "read:*")
-    elif verb == "consume":
-        if not principal.scopes.may_consume_anything:
-            raise ScopeMissing("This key may not work for consumers.", "consume:*")
+    if verb in _LET:
+        is_let, sentence = _LET[verb]
+        if not is_let(principal.scopes):
+            raise ScopeMissing(sentence, f"{verb}:*")
     elif verb == "manage":
         principal.must_manage(cast("Managed", what))
     elif verb == "operate":
         principal.must_operate(cast("Operated", what))
+
+
+_LET: Final[Mapping[str, tuple[Callable[[Scopes], bool], str]]] = {
+    "append": (attrgetter("may_append_anything"), "This key may not write events."),
+    "read": (attrgetter("may_read_anything"), "This key may not read events."),
+    "consume": (attrgetter("may_consume_anything"), "This key may not work for consumers."),
+    "decide": (attrgetter("may_decide_anything"), "This key may not decide by policies."),
+}
+"""Of each verb that goes on with a pattern: whether a key has any such scope, and what it is told."""
 
 
 def _presented(headers: list[tuple[bytes, bytes]]) -> list[bytes]:

@@ -47,6 +47,15 @@ PROBLEM_OF: Final[Mapping[type[errors.CounterfoilError], ProblemType]] = {
     errors.ConsumerHasDeadLetters: problems.CONSUMER_HAS_DEAD_LETTERS,
     errors.DeadLetterNotFound: problems.DEAD_LETTER_NOT_FOUND,
     errors.LeaseLost: problems.LEASE_LOST,
+    errors.PolicyRefused: problems.POLICY_REFUSED,
+    errors.PolicyNotFound: problems.POLICY_NOT_FOUND,
+    errors.PolicyNotActive: problems.POLICY_NOT_ACTIVE,
+    errors.FourEyes: problems.FOUR_EYES,
+    errors.SubjectWithoutEvents: problems.SUBJECT_WITHOUT_EVENTS,
+    errors.DecisionInputsRefused: problems.DECISION_INPUTS_REFUSED,
+    errors.NotDecided: problems.NOT_DECIDED,
+    errors.DecisionStands: problems.DECISION_STANDS,
+    errors.DecisionNotFound: problems.DECISION_NOT_FOUND,
     errors.EventTypeNotFound: problems.EVENT_TYPE_NOT_FOUND,
     errors.PayloadMismatch: problems.PAYLOAD_MISMATCH,
     errors.UnregisteredType: problems.EVENT_TYPE_UNREGISTERED,
@@ -136,6 +145,8 @@ def _members(error: errors.CounterfoilError) -> dict[str, object]:
                 members["lease_ends"] = error.lease_ends
         case errors.LeaseLost():
             members["lost"] = error.lost
+        case errors.DecisionStands():
+            members["decision"] = msgspec.Raw(error.shown.encode())
         case errors.ScopeMissing():
             members["scope"] = error.scope
         case errors.NameNotYours():

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse
 from counterfoil.server.api import (
     openapi_access,
     openapi_consumers,
+    openapi_decisions,
     openapi_rules,
     problems,
     schemas,
@@ -37,6 +38,7 @@ _INPUTS: Final[Sequence[type[BaseModel]]] = (
     *openapi_access.INPUTS,
     *openapi_rules.INPUTS,
     *openapi_consumers.INPUTS,
+    *openapi_decisions.INPUTS,
 )
 _OUTPUTS: Final[Sequence[type[BaseModel]]] = (
     schemas.StoredEvent,
@@ -53,6 +55,7 @@ _OUTPUTS: Final[Sequence[type[BaseModel]]] = (
     *openapi_access.OUTPUTS,
     *openapi_rules.OUTPUTS,
     *openapi_consumers.OUTPUTS,
+    *openapi_decisions.OUTPUTS,
 )
 
 _DESCRIPTION: Final = """\

@@ -8,7 +8,13 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from counterfoil.server.api import problems, schemas, schemas_access, schemas_consumers
+from counterfoil.server.api import (
+    problems,
+    schemas,
+    schemas_access,
+    schemas_consumers,
+    schemas_decisions,
+)
 from counterfoil.server.api.problems import ProblemType
 from counterfoil.server.api.routes import NEEDS, OPEN
 from counterfoil.server.core import limits
@@ -215,6 +221,7 @@ _SCHEMA_WITH: Final[Sequence[tuple[ProblemType, type[BaseModel]]]] = (
     (problems.SCOPE_MISSING, schemas_access.ScopeMissingProblem),
     (problems.PAYLOAD_MISMATCH, schemas_access.PayloadMismatchProblem),
     (problems.FROZEN, schemas_access.FrozenProblem),
+    (problems.DECISION_STANDS, schemas_decisions.DecisionStandsProblem),
     (problems.CONDITION_FAILED, schemas.ConditionFailedProblem),
     (problems.LEASE_LOST, schemas_consumers.LeaseLostProblem),
     (problems.NOT_READY, schemas.NotReadyProblem),

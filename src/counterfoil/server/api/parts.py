@@ -10,6 +10,7 @@ from counterfoil.server.api.requests import header, judged_body
 from counterfoil.server.brake.operations import Brake
 from counterfoil.server.consumers.handing_out import HandingOut
 from counterfoil.server.core import limits
+from counterfoil.server.decisions.operations import Decisions
 from counterfoil.server.event_types.operations import EventTypes
 from counterfoil.server.log.fields import Wire
 from counterfoil.server.log.model import judge_idempotency_key
@@ -28,6 +29,7 @@ class Parts(NamedTuple):
     brake: Brake
     appends: Appends
     handing_out: HandingOut
+    decisions: Decisions
 
 
 def parts(request: Request) -> Parts:

@@ -163,7 +163,7 @@ TOO_MANY = ProblemType(
     "too-many",
     409,
     "There are as many as there may be",
-    "The tenant has as many keys, event types, freezes or consumers as a tenant may have. Nothing "
+    "The tenant has as many keys, event types, freezes, consumers or policies as a tenant may have. Nothing "
     "was made.",
     "Revoke keys, thaw what is frozen, or delete consumers that nobody needs any more.",
 )
@@ -263,6 +263,82 @@ FOREIGN_HOST = ProblemType(
     "No key is configured, and the call's `Host` is neither `localhost` nor a loopback address. A "
     "web page can make a browser call this machine under a name of the page's own.",
     "Call `http://localhost:<port>`. To be reached under another name, set API_KEY.",
+)
+POLICY_REFUSED = ProblemType(
+    "policy-refused",
+    422,
+    "The policy may not be published",
+    "Something in the policy could decide on a guess, cannot be read by the engine, reads what is "
+    "forbidden, contradicts itself, or an example of it does not come out as it says. Nothing was "
+    "drafted.",
+    "Each entry of `errors` points at the place in the policy and says what would be accepted. "
+    "`counterfoil policies lint FILE` says the same without a service.",
+)
+POLICY_NOT_FOUND = ProblemType(
+    "policy-not-found",
+    404,
+    "There is no such policy",
+    "The tenant has no policy of this name, or no such version of it.",
+    "`GET /policies` lists them; `GET /policies/{name}/versions` shows the versions of one.",
+)
+POLICY_NOT_ACTIVE = ProblemType(
+    "policy-not-active",
+    409,
+    "No version of the policy is in force",
+    "The policy has drafts or retired versions only, and nothing is decided by these. Nothing was "
+    "written.",
+    "Let somebody else than its author activate a version: "
+    "`POST /policies/{name}/versions/{version}/activate`.",
+)
+FOUR_EYES = ProblemType(
+    "four-eyes",
+    409,
+    "It needs a second pair of eyes",
+    "Who has drafted a version of a policy cannot put it in force; keys of two kinds with one name "
+    "are the same person's. Nothing was changed.",
+    "Let somebody else look at it and activate it, with a key of their own.",
+)
+SUBJECT_WITHOUT_EVENTS = ProblemType(
+    "subject-without-events",
+    404,
+    "Nothing is known about the subject",
+    "The book has no event about this subject that the policy reads, so there is nothing to decide "
+    "on. Nothing was written.",
+    "Check the spelling of the tag, `kind:value`, and that the events bear it.",
+)
+DECISION_INPUTS_REFUSED = ProblemType(
+    "decision-inputs-refused",
+    422,
+    "The inputs are not what the policy asks for",
+    "An input is missing, too old, erased, of the wrong type, beyond 2^53, or does not fit the "
+    "policy's schema. A decision is never made on a guess: nothing was decided, nothing written.",
+    "Each entry of `errors` names an input (`/inputs/<name>`), and the events that it came from. "
+    "Have the agent that writes these correct them, and ask again.",
+)
+NOT_DECIDED = ProblemType(
+    "not-decided",
+    422,
+    "The rules came to no decision",
+    "No row of a table fits these inputs, or an expression comes to nothing (a division by zero is "
+    "nothing), so that whatever came next would be a guess. Nothing was written.",
+    "The inputs are right, and the policy does not cover them: its author has to add a row, say what "
+    "a missing value counts as, or refuse such inputs in its schema.",
+)
+DECISION_STANDS = ProblemType(
+    "decision-stands",
+    409,
+    "A decision stands already",
+    "At most one decision of a policy stands about a subject, and it is `decision` in this document. "
+    "Nothing was written.",
+    "Use that decision. If it is to be replaced, say so by name: send `supersedes` with its id and a "
+    "reason.",
+)
+DECISION_NOT_FOUND = ProblemType(
+    "decision-not-found",
+    404,
+    "There is no such decision",
+    "No event of this id is a decision, or its record was erased.",
+    "`GET /decisions` lists them, by policy and by subject.",
 )
 NOT_FOUND = ProblemType(
     "not-found",
@@ -400,6 +476,15 @@ CATALOGUE: Final[dict[str, ProblemType]] = {
         CONSUMER_HAS_DEAD_LETTERS,
         DEAD_LETTER_NOT_FOUND,
         LEASE_LOST,
+        POLICY_REFUSED,
+        POLICY_NOT_FOUND,
+        POLICY_NOT_ACTIVE,
+        FOUR_EYES,
+        SUBJECT_WITHOUT_EVENTS,
+        DECISION_INPUTS_REFUSED,
+        NOT_DECIDED,
+        DECISION_STANDS,
+        DECISION_NOT_FOUND,
         AFTER_ABOVE_HEAD,
         UNKNOWN_CAUSE,
         BOOK_RESTORED,

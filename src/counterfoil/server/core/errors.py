@@ -164,6 +164,46 @@ class LeaseLost(CounterfoilError):
         self.lost: tuple[str, ...] = tuple(lost)
 
 
+class PolicyRefused(InputError):
+    """A policy may not be published. ``errors`` say why, each at its place."""
+
+
+class PolicyNotFound(CounterfoilError):
+    """The tenant has no policy of this name, or no such version of it."""
+
+
+class PolicyNotActive(CounterfoilError):
+    """No version of the policy is in force."""
+
+
+class FourEyes(CounterfoilError):
+    """Who proposed something cannot be the one who puts it in force."""
+
+
+class SubjectWithoutEvents(CounterfoilError):
+    """Nothing that the policy reads is in the book about this subject."""
+
+
+class DecisionInputsRefused(InputError):
+    """The inputs of a decision are not what its policy asks for. ``errors`` say which."""
+
+
+class NotDecided(CounterfoilError):
+    """The rules came to nothing that may stand. ``str()`` is a sentence."""
+
+
+class DecisionStands(CounterfoilError):
+    """A decision of the policy stands about the subject. ``shown`` is the whole of it as JSON."""
+
+    def __init__(self, message: str, shown: str) -> None:
+        super().__init__(message)
+        self.shown = shown
+
+
+class DecisionNotFound(CounterfoilError):
+    """There is no decision with this id."""
+
+
 class TooMany(CounterfoilError):
     """A tenant has as many of something as it may."""
 

@@ -463,6 +463,9 @@ POLICY_NODES_MAX: Final = 100
 POLICY_ROWS_MAX: Final = 1_000
 """Rows of one decision table."""
 
+POLICY_EXPRESSION_CHARACTERS_MAX: Final = 2_000
+"""An expression of a rule: what nobody can read any more, nobody should decide by."""
+
 POLICY_READS_MAX: Final = 50
 """Inputs that a policy takes from the book: each may be an item of the decision's condition."""
 
@@ -479,8 +482,20 @@ DECISION_SIGNALS_MAX: Final = 1_000
 """Events that one decision may rest on. Beyond, a policy has to look at fewer types, or at what an
 agent has summed up."""
 
-DECISION_SIGNALS_BYTES_MAX: Final = 4 * 1024 * 1024
+DECISION_SIGNALS_BYTES_MAX: Final = 1024 * 1024
 """Their payloads together."""
+
+DECISION_LOOKS_MAX: Final = 32
+"""Decisions of one tenant whose signals are read in one statement: with the largest that they may
+be, as much as two pages of events."""
+
+DECISION_STEPS_MAX: Final = 5_000_000
+"""The bytes of a decision's inputs, times how often its rules may look at all of them: 0.7 s at the
+worst that was measured, lists made of long lists."""
+
+DECISION_STEPS_IN_TURN: Final = 200_000
+"""The same, up to which a decision is made between two others: some 30 ms at the worst. What takes
+longer has a thread of its own, so that others are heard meanwhile."""
 
 DECISION_TRIES_MAX: Final = 10
 """How often a decision is made anew because something that it read has changed meanwhile."""

@@ -17,6 +17,7 @@ An input is missing where no event has its value; ``count`` never is. Missing is
 may be missing, the input is left out, and the schema of the inputs has to say what then.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,12 +27,15 @@ from counterfoil.server.core import limits
 from counterfoil.server.decisions.policy import Read
 
 _ABSENT: Final = object()
+_NTH: Final = re.compile("0|[1-9][0-9]{0,17}")
 _MOST: Final = limits.WHOLE_NUMBER_MAX
+_DIGITS_MAX: Final = 28
+"""What the engine counts with. It rounds what has more, and says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """An event that an input may come from: its id, type, agent, payload, and age in seconds.
+    """An event that an input may come from; its age in seconds is that when it was read.
 
     ``payload`` is None where it was erased.
     """
@@ -39,6 +43,7 @@ class Signal:
     event_id: int
     event_type: str
     agent_name: str
+    created_at: str
     payload: Mapping[str, Any] | None
     age_seconds: Decimal
 
@@ -123,30 +128,43 @@ def _why_missing(read: Read, of_kind: Sequence[Signal], young: Sequence[Signal])
 def _at(payload: Any, pointer: str) -> Any:
     """What stands at a JSON pointer; ``_ABSENT`` where there is nothing, or null."""
     value = payload
-    for step in pointer.split("/")[1:]:
-        key = step.replace("~1", "/").replace("~0", "~")
+    for key in steps_of(pointer):
         if isinstance(value, Mapping) and key in value:
             value = value[key]
-        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+        elif isinstance(value, list) and _NTH.fullmatch(key) and int(key) < len(value):
             value = value[int(key)]
         else:
             return _ABSENT
     return _ABSENT if value is None else value
 
 
+def steps_of(pointer: str) -> list[str]:
+    """The names in a JSON pointer."""
+    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
+
+
 def unsafe(value: Any) -> str | None:
     """What of a value readers of JSON would not agree about; None if they all would."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | Decimal) and not -_MOST <= value <= _MOST:
-        return "a number beyond 2^53"
-    if isinstance(value, float):
-        return "a number that is not exact"
     if isinstance(value, Mapping):
         return next(filter(None, map(unsafe, value.values())), None)
     if isinstance(value, list):
         return next(filter(None, map(unsafe, value)), None)
+    return None if isinstance(value, bool) else _unsafe_number(value)
+
+
+def _unsafe_number(value: Any) -> str | None:
+    if isinstance(value, float):
+        return "a number that is not exact"
+    if isinstance(value, int | Decimal) and not -_MOST <= value <= _MOST:
+        return "a number beyond 2^53"
+    if isinstance(value, Decimal) and _is_too_fine(value):
+        return f"a number with more than {_DIGITS_MAX} digits"
     return None
+
+
+def _is_too_fine(value: Decimal) -> bool:
+    _, digits, exponent = value.as_tuple()
+    return len(digits) > _DIGITS_MAX or not isinstance(exponent, int) or exponent < -_DIGITS_MAX
 
 
 Found = Sequence[tuple[int, Any]]

@@ -13,11 +13,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from counterfoil.server.core import limits
-from counterfoil.server.core.document import canonical, pointer_to, quote
-from counterfoil.server.core.errors import FieldError, InvalidInput
-from counterfoil.server.decisions import graph
-from counterfoil.server.decisions.engine import CompiledPolicy, NotDecided
+from counterfoil.server.core.document import canonical, parse, pointer_to, quote
+from counterfoil.server.core.errors import FieldError, InvalidInput, NotDecided
+from counterfoil.server.decisions.engine import CompiledPolicy
+from counterfoil.server.decisions.inputs import steps_of
 from counterfoil.server.decisions.policy import Example, Policy, named_in
+from counterfoil.server.decisions.rules.graph import judge_graph
+from counterfoil.server.decisions.rules.kinds import kind_of_schema
 from counterfoil.server.event_types.compiled import CompiledSchema
 from counterfoil.server.event_types.schemas import judge_schema
 from counterfoil.server.log.refusals import field_errors, refuse
@@ -64,11 +66,12 @@ def judge_policy(document: Mapping[str, Any]) -> JudgedPolicy:
         policy = Policy.model_validate(document)
     except ValidationError as error:
         raise refuse(field_errors(error, Policy)) from None
-    _refuse_if(_faults_of_inputs(policy))
+    # First whether it is a schema at all: what follows takes it apart.
     schema = _judged_schema(policy)
+    _refuse_if(_faults_of_inputs(policy))
     _refuse_if(
         FieldError(pointer_to(fault.pointer), fault.message)
-        for fault in graph.judge(policy.rules, policy.vocabulary)
+        for fault in judge_graph(policy.rules, policy.vocabulary)
     )
     try:
         rules = CompiledPolicy(policy)
@@ -81,6 +84,21 @@ def judge_policy(document: Mapping[str, Any]) -> JudgedPolicy:
         if (fault := _fault_of_example(judged, nth, example)) is not None
     )
     return judged
+
+
+def compiled_policy(text: str) -> JudgedPolicy:
+    """A version that was drafted, compiled again. It was judged then, by the rules of then.
+
+    Raises ``NotDecided`` where this release cannot read it any more.
+    """
+    document: Any = parse(text.encode())
+    try:
+        policy = Policy.model_validate(document)
+        schema = judge_schema(policy.inputs_schema)
+    except (ValidationError, InvalidInput) as error:
+        raise NotDecided("This release cannot read the policy any more; draft it anew.") from error
+    digest = sha256(text.encode()).hexdigest()
+    return JudgedPolicy(policy, text, digest, schema, CompiledPolicy(policy))
 
 
 def _refuse_if(faults: Iterator[FieldError]) -> None:
@@ -113,9 +131,7 @@ def _faults_of_inputs(policy: Policy) -> Iterator[FieldError]:
             if name in named
             else f"The schema says nothing of the input `{name}`.",
         )
-    for name in sorted(
-        policy.inputs - policy.vocabulary.optional - _required(policy.inputs_schema)
-    ):
+    for name in sorted(policy.inputs - policy.optional - _required(policy.inputs_schema)):
         yield FieldError(
             pointer_to(("inputs_schema", "required")), f"`{name}` may not be missing; require it."
         )
@@ -124,8 +140,7 @@ def _faults_of_inputs(policy: Policy) -> Iterator[FieldError]:
 def _forbidden(policy: Policy) -> Iterator[FieldError]:
     """Where the inputs name what no rule may read."""
     places: list[tuple[tuple[str | int, ...], Iterable[str]]] = [
-        (("reads", name), (name, *(read.path or "").split("/")[1:]))
-        for name, read in policy.reads.items()
+        (("reads", name), (name, *steps_of(read.path or ""))) for name, read in policy.reads.items()
     ]
     places += [(("extra", nth), (name,)) for nth, name in enumerate(policy.extra)]
     places += [
@@ -147,15 +162,16 @@ def _loose_parts(schema: Mapping[str, Any], place: tuple[str | int, ...]) -> Ite
     A rule could read anything there, or decide on a value that there is not.
     """
     is_whole = len(place) == 1
-    if not is_whole and _may_be_null(schema):
-        yield FieldError(
-            pointer_to(place),
-            "Say which `type` this is, and no null: a condition over nothing is not met.",
-        )
     if is_whole and schema.get("type") != "object":
         yield FieldError(pointer_to((*place, "type")), "The inputs are one `object`.")
+    elif not is_whole and (message := _fault_of_kind(schema)):
+        yield FieldError(pointer_to(place), message)
+    for keyword in ("patternProperties", "prefixItems"):
+        if keyword in schema:
+            message = "Name each member; say what all `items` are."
+            yield FieldError(pointer_to((*place, keyword)), message)
     properties = schema.get("properties")
-    parts = properties if isinstance(properties, dict) else {}
+    parts: dict[str, Any] = properties if isinstance(properties, dict) else {}
     if is_whole or parts or _types(schema) & {"object"}:
         if schema.get("additionalProperties") is not False:
             yield FieldError(
@@ -165,14 +181,19 @@ def _loose_parts(schema: Mapping[str, Any], place: tuple[str | int, ...]) -> Ite
             )
         if not is_whole and set(parts) - _required(schema):
             yield FieldError(pointer_to(place), "Require every member of an object in an input.")
-    for name, part in parts.items():
+    for step, part in _parts_of(schema):
         if isinstance(part, dict):
-            yield from _loose_parts(part, (*place, "properties", name))
-    items = schema.get("items")
-    if isinstance(items, dict):
-        yield from _loose_parts(items, (*place, "items"))
-    elif _types(schema) & {"array"}:
-        yield FieldError(pointer_to(place), "Say what the `items` of this list are.")
+            yield from _loose_parts(part, (*place, *step))
+        else:
+            yield FieldError(pointer_to((*place, *step)), "Say what this is: a `type`.")
+
+
+def _parts_of(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    properties = schema.get("properties")
+    for name, part in properties.items() if isinstance(properties, dict) else ():
+        yield ("properties", name), part
+    if _types(schema) & {"array"} or "items" in schema:
+        yield ("items",), schema.get("items")
 
 
 def _types(schema: Mapping[str, Any]) -> set[str]:
@@ -180,13 +201,16 @@ def _types(schema: Mapping[str, Any]) -> set[str]:
     return {types} if isinstance(types, str) else {str(one) for one in types or ()}
 
 
-def _may_be_null(schema: Mapping[str, Any]) -> bool:
-    """Whether a schema may let null in, as far as its own keywords tell."""
-    if "const" in schema:
-        return schema["const"] is None
-    if isinstance(schema.get("enum"), list):
-        return None in schema["enum"]
-    return not _types(schema) or "null" in _types(schema)
+def _fault_of_kind(schema: Mapping[str, Any]) -> str | None:
+    """Why a value that a schema lets in may be nothing, or of several kinds."""
+    listed = [schema["const"]] if "const" in schema else schema.get("enum")
+    may_be_null = None in listed if isinstance(listed, list) else "null" in _types(schema)
+    if may_be_null or not (isinstance(listed, list) or _types(schema)):
+        return "Say which `type` this is, and no null: a condition over nothing is not met."
+    is_judged_below = listed is None and _types(schema) in ({"array"}, {"object"})
+    if kind_of_schema(schema) is None and not is_judged_below:
+        return "Say which one `type` this is: values of two are never the same."
+    return None
 
 
 def _judged_schema(policy: Policy) -> CompiledSchema:

@@ -15,12 +15,14 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from counterfoil.server.core import limits
-from counterfoil.server.decisions.vocabulary import Vocabulary
+from counterfoil.server.decisions.rules.kinds import ANYTHING, Named, Names, kind_of_schema
+from counterfoil.server.decisions.rules.vocabulary import Vocabulary
 from counterfoil.server.log.fields import REFUSAL, Name, Wire
 
 INPUT_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 CODE: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_NAMED: Final = "letters, digits and underscores, 64 at the most, not beginning with a digit"
+_NAMED: Final = "1 to 64 letters, digits and underscores, and begin with no digit"
+_CODED: Final = "1 to 64 letters, digits, `.`, `_` and `-`, and begin with a letter or a digit"
 
 Take = Literal["latest", "first", "count", "min", "max", "sum", "any", "all", "list"]
 InputName = Annotated[str, Field(pattern=INPUT_NAME)]
@@ -96,6 +98,10 @@ class Outcome(Wire):
         "kind": "`approve`, `decline` or `review`",
         "reasons": "an object: each reason's code with its texts",
     }
+    each_must_be = {  # noqa: RUF012 - a ClassVar of the base
+        "reasons": "an object with `text` and `customer`",
+        "reasons[key]": _CODED,
+    }
 
     kind: Literal["approve", "decline", "review"]
     reasons: Annotated[dict[Code, Reason], Field(default_factory=dict)]
@@ -124,6 +130,7 @@ class Example(Wire):
         "outcome": "the outcome that must come of them",
         "reasons": "a list of codes",
     }
+    each_must_be = {"reasons": _CODED}  # noqa: RUF012 - a ClassVar of the base
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     inputs: dict[str, Any]
@@ -142,14 +149,23 @@ class Policy(Wire):
         "rules": "an object: a decision graph",
         "outcomes": "an object: each outcome with its kind and its reasons",
         "forbidden_inputs": "a list of names",
-        "examples": "a list of examples",
+        "examples": f"a list of 1 to {limits.POLICY_EXAMPLES_MAX} examples",
+    }
+    each_must_be = {  # noqa: RUF012 - a ClassVar of the base
+        "reads": "an object with `types`, `take` and `path`",
+        "reads[key]": _NAMED,
+        "extra": _NAMED,
+        "outcomes": "an object with `kind` and `reasons`",
+        "outcomes[key]": _CODED,
+        "forbidden_inputs": "a string of 1 to 200 characters",
+        "examples": "an object with `name`, `inputs`, `outcome` and `reasons`",
     }
 
     subject: Annotated[
         str,
         Field(pattern=r"^[^\s:]+$", max_length=limits.TAG_KIND_CHARACTERS_MAX),
     ]
-    reads: Annotated[dict[InputName, Read], Field(max_length=limits.POLICY_READS_MAX)]
+    reads: Annotated[dict[InputName, Read], Field(min_length=1, max_length=limits.POLICY_READS_MAX)]
     extra: Annotated[
         list[InputName],
         Field(
@@ -174,13 +190,28 @@ class Policy(Wire):
     def vocabulary(self) -> Vocabulary:
         """What its rules may speak of."""
         return Vocabulary(
-            inputs=self.inputs,
+            inputs=self._kinds,
             outcomes={name: frozenset(one.reasons) for name, one in self.outcomes.items()},
             approving=frozenset(n for n, one in self.outcomes.items() if one.kind == "approve"),
             reasoned=frozenset(n for n, one in self.outcomes.items() if one.kind == "decline"),
             forbidden=frozenset(self.forbidden_inputs),
-            optional=frozenset(name for name, read in self.reads.items() if read.may_be_missing),
         )
+
+    @cached_property
+    def optional(self) -> frozenset[str]:
+        """The names of the inputs that may be missing."""
+        return frozenset(name for name, read in self.reads.items() if read.may_be_missing)
+
+    @property
+    def _kinds(self) -> Names:
+        parts = self.inputs_schema.get("properties")
+        by_name = parts if isinstance(parts, dict) else {}
+        return {
+            name: Named(
+                kind_of_schema(by_name.get(name)) or ANYTHING, "inputs", name in self.optional
+            )
+            for name in self.inputs
+        }
 
 
 def named_in(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:

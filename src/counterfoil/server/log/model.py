@@ -152,7 +152,7 @@ Outcome = TypeVar("Outcome", bound=OutcomeBody)
 # --- Judged -----------------------------------------------------------------------
 
 
-Operation = Literal["append", "batch", "ack", "own"]
+Operation = Literal["append", "batch", "ack", "own", "decide"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ what was found in its place. No value is shown but short and printable ones.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -130,24 +131,90 @@ def _sentence(details: ErrorDetails, root: type[BaseModel], location: Location) 
     if fault == REFUSAL:
         return details["msg"]
     *around, last = path
+    place = _Place.at(root, around)
     if fault == "extra_forbidden":
         noun = "parameter" if location == "query" else "field"
-        known = known_fields(_model_at(root, around))
+        known = known_fields(place.model)
         return f"There is no {noun} {quote(str(last))} here; known {noun}s: {known}."
-    model = _model_at(root, around)
     if fault == "missing":
-        return f"`{last}` is missing. It must be {_must_be(model, str(last))}."
+        return f"`{last}` is missing. It must be {_must_be(place.model, str(last))}."
     if fault == "int_type" and location == "query":
         # All parameters are text: what matters is which.
         found = f"this is {quote(str(value))}"
     else:
         found = _FOUND.get(fault, _is_another_kind)(value)
-    if isinstance(last, int):
-        name = str(around[-1])
-        owner = _model_at(root, around[:-1])
-        own = owner.each_must_be if issubclass(owner, Wire) else {}
-        return f"Each of `{name}` must be {own.get(name) or _REQUIRED_IN[name]}; {found}."
-    return f"`{last}` must be {_must_be(model, last)}; {found}."
+    if last == _OF_A_NAME:
+        # Pydantic's word for a member's name, which stands in the path before it.
+        return f"{quote(str(value))} must be {_each_must_be(place.inside, name=True)}; {found}."
+    if isinstance(last, int) or place.is_named_by_caller:
+        return f"Each of `{place.field}` must be {_each_must_be(place)}; {found}."
+    return f"`{last}` must be {_must_be(place.model, last)}; {found}."
+
+
+_OF_A_NAME: Final = "[key]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a model a path leads.
+
+    Attributes:
+        owner: the model that has the field.
+        field: the last field on the way; empty at the root.
+        annotation: of what stands there.
+        before: the place of which this is a member that the caller has named.
+    """
+
+    owner: type[BaseModel]
+    field: str
+    annotation: Any
+    before: "_Place | None" = None
+
+    @classmethod
+    def at(cls, root: type[BaseModel], path: Iterable[str | int]) -> "_Place":
+        place = cls(root, "", root)
+        for name in path:
+            if isinstance(name, int):
+                continue
+            values = _values_of(place.annotation)
+            if values is not None:
+                place = cls(place.owner, place.field, values, place)
+            else:
+                model = place.model
+                place = cls(model, name, model.model_fields[name].annotation)
+        return place
+
+    @property
+    def model(self) -> type[BaseModel]:
+        """The model whose fields stand here."""
+        return _model_in(self.annotation) or self.owner
+
+    @property
+    def is_named_by_caller(self) -> bool:
+        """Whether the members of what stands here have names of the caller's choice."""
+        return _values_of(self.annotation) is not None
+
+    @property
+    def inside(self) -> "_Place":
+        """The object with such members that this is one of."""
+        return self.before or self
+
+
+def _each_must_be(place: _Place, *, name: bool = False) -> str:
+    """What each entry of a list, each member, or each member's name must be."""
+    own = place.owner.each_must_be if issubclass(place.owner, Wire) else {}
+    of_field = own.get(f"{place.field}{_OF_A_NAME}" if name else place.field)
+    return of_field or _REQUIRED_IN[place.field]
+
+
+def _values_of(annotation: Any) -> Any:
+    """What the members of an object must be whose names the caller chooses; None for others."""
+    if get_origin(annotation) is dict:
+        value = get_args(annotation)[1]
+        return None if value is Any else value
+    if isinstance(annotation, type):
+        return None
+    return next((one for one in map(_values_of, get_args(annotation)) if one is not None), None)
 
 
 def _must_be(model: type[BaseModel], name: str) -> str:
@@ -178,15 +245,6 @@ _FOUND: Final[Mapping[str, Callable[[Any], str]]] = {
 }
 """What was found in the place of what must be, by pydantic's type of error. All others say
 that the value is of another kind."""
-
-
-def _model_at(root: type[BaseModel], path: Iterable[str | int]) -> type[BaseModel]:
-    """The model whose fields stand at ``path``."""
-    model = root
-    for name in path:
-        if isinstance(name, str):
-            model = _model_in(model.model_fields[name].annotation) or model
-    return model
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

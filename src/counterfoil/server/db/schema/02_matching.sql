@@ -42,6 +42,9 @@ as $$
 declare
     -- Enough to tell rare from common. A range of no more positions is walked as it is.
     c_probe_events constant integer := 1000;
+    -- Of a tag with fewer events than this, walking them all costs less than looking for a
+    -- better way. Most queries name such a one: an application, a transaction.
+    c_rare_events constant integer := 50;
     v_found bigint[] := '{}';
     v_item record;
     v_way text;
@@ -80,48 +83,64 @@ begin
         if p_up_to - p_after > c_probe_events
            and coalesce(cardinality(v_item.tags), 0) + (v_item.agents is not null)::integer
                + (v_item.types is not null)::integer > 1 then
-            select way.name, way.tag into v_way, v_lead
+            select rare.tag into v_lead
             from (
-                select 'tag' as name, wanted.tag, (
+                select wanted.tag, (
                     select count(*) from (
                         select from counterfoil.event_tags t
                         where t.tenant_id = p_tenant_id and t.tag = wanted.tag
                           and t.position > p_after and t.position <= p_up_to
-                        limit c_probe_events
+                        limit c_rare_events
                     ) as probe) as events
                 from unnest(v_item.tags) as wanted (tag)
-                union all
-                select 'agents', null, (
-                    select count(*) from (
-                        select from unnest(v_item.agents) as wanted (agent_name)
-                        cross join lateral (
-                            select from counterfoil.events e
-                            where e.tenant_id = p_tenant_id
-                              and (e.agent_name, e.position) > (wanted.agent_name, p_after)
-                              and (e.agent_name, e.position) <= (wanted.agent_name, p_up_to)
-                            order by e.agent_name, e.position limit c_probe_events
-                        ) as by_agent
-                        limit c_probe_events
-                    ) as probe)
-                where v_item.agents is not null
-                union all
-                select 'types', null, (
-                    select count(*) from (
-                        select from unnest(v_item.types) as wanted (event_type)
-                        cross join lateral (
-                            select from counterfoil.events e
-                            where e.tenant_id = p_tenant_id
-                              and (e.event_type, e.position) > (wanted.event_type, p_after)
-                              and (e.event_type, e.position) <= (wanted.event_type, p_up_to)
-                            order by e.event_type, e.position limit c_probe_events
-                        ) as by_type
-                        limit c_probe_events
-                    ) as probe)
-                where v_item.types is not null
-            ) as way
-            -- Where several are as common as can be told, not by a tag: there each event
-            -- costs a lookup of its row, which the other two walk along anyway.
-            order by way.events, way.name = 'tag' limit 1;
+                offset 0
+            ) as rare
+            where rare.events < c_rare_events
+            order by rare.events limit 1;
+            if not found then
+                select way.name, way.tag into v_way, v_lead
+                from (
+                    select 'tag' as name, wanted.tag, (
+                        select count(*) from (
+                            select from counterfoil.event_tags t
+                            where t.tenant_id = p_tenant_id and t.tag = wanted.tag
+                              and t.position > p_after and t.position <= p_up_to
+                            limit c_probe_events
+                        ) as probe) as events
+                    from unnest(v_item.tags) as wanted (tag)
+                    union all
+                    select 'agents', null, (
+                        select count(*) from (
+                            select from unnest(v_item.agents) as wanted (agent_name)
+                            cross join lateral (
+                                select from counterfoil.events e
+                                where e.tenant_id = p_tenant_id
+                                  and (e.agent_name, e.position) > (wanted.agent_name, p_after)
+                                  and (e.agent_name, e.position) <= (wanted.agent_name, p_up_to)
+                                order by e.agent_name, e.position limit c_probe_events
+                            ) as by_agent
+                            limit c_probe_events
+                        ) as probe)
+                    where v_item.agents is not null
+                    union all
+                    select 'types', null, (
+                        select count(*) from (
+                            select from unnest(v_item.types) as wanted (event_type)
+                            cross join lateral (
+                                select from counterfoil.events e
+                                where e.tenant_id = p_tenant_id
+                                  and (e.event_type, e.position) > (wanted.event_type, p_after)
+                                  and (e.event_type, e.position) <= (wanted.event_type, p_up_to)
+                                order by e.event_type, e.position limit c_probe_events
+                            ) as by_type
+                            limit c_probe_events
+                        ) as probe)
+                    where v_item.types is not null
+                ) as way
+                -- Where several are as common as can be told, not by a tag: there each event
+                -- costs a lookup of its row, which the other two walk along anyway.
+                order by way.events, way.name = 'tag' limit 1;
+            end if;
         end if;
 
         if v_way = 'tag' then

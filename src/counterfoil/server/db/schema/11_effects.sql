@@ -205,6 +205,9 @@ begin
     when 'drop_dead_letters' then
         return counterfoil.drop_dead_letters(p_tenant_id, p_effect);
 
+    when 'draft_policy', 'activate_policy', 'retire_policy' then
+        return counterfoil.change_policy(p_tenant_id, p_effect, p_position, p_now);
+
     when 'open_book' then
         return counterfoil.open_book(p_effect, p_now);
 

@@ -20,7 +20,7 @@ declare
 begin
     foreach v_table in array array[
         'events', 'event_tags', 'idempotency_keys', 'key_uses', 'rules', 'event_types', 'freezes',
-        'delivery_keys', 'dead_letters'
+        'delivery_keys', 'dead_letters', 'policies'
     ] loop
         execute format('alter table counterfoil.%I enable row level security', v_table);
         execute format('alter table counterfoil.%I force row level security', v_table);

@@ -39,7 +39,7 @@ grant usage on schema counterfoil to counterfoil_service, counterfoil_eraser;
 grant select on counterfoil.books, counterfoil.events, counterfoil.event_tags,
     counterfoil.key_uses, counterfoil.rules, counterfoil.event_types, counterfoil.freezes,
     counterfoil.consumers, counterfoil.consumer_progress, counterfoil.deliveries,
-    counterfoil.dead_letters, counterfoil.schema_migrations to counterfoil_service;
+    counterfoil.dead_letters, counterfoil.policies, counterfoil.schema_migrations to counterfoil_service;
 -- All of a key but its digest.
 grant select (
     tenant_id, key_id, position, kind, name, mode, scopes, created_at, created_by, expires_at,

@@ -1,0 +1,1 @@
+"""``demo credit``: agents decide on credit by a policy, and every decision is made again."""

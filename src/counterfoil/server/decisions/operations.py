@@ -1,0 +1,447 @@
+"""The verbs of decisions: deciding, and finding what was decided.
+
+Theory of operation
+-------------------
+A decision is an event like any other, of a type that only the service writes. What makes it one is
+how it comes into the book:
+
+1. One statement reads all that it rests on: the head, the time, the version of the policy that is
+   in force, the decision that stands, and the events about the subject that the policy looks at.
+2. The events become inputs, the inputs are held against the policy's schema, the rules are applied
+   (``deciding.py``, ``engine.py``). Nothing of it waits, and nothing of it guesses.
+3. It is appended under the condition that none of what was read has changed since that head: no
+   event that the policy would have read, no other decision of this policy about the subject, no
+   other version put in force. All writers count, and the check, the write and its place in the
+   order are one step (``04_append.sql``).
+4. Where something did land in between, it is read and decided anew, a bounded number of times.
+
+So there is no table of decisions, and no lock held while rules run: that at most one decision
+stands follows from the condition, since each that was made before is something that was read. The
+last one stands; a later one takes its place by naming it.
+
+An idempotency key stands for what was asked, not for what came of it, so it spans all tries, and a
+call that is repeated after the rules or the signals have changed is answered as the first time. It
+comes before every refusal: a success that is asked for again must not be refused by itself.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from counterfoil.server.access.principal import Principal
+from counterfoil.server.brake.operations import Brake
+from counterfoil.server.core import limits
+from counterfoil.server.core.document import encode, parse
+from counterfoil.server.core.errors import (
+    Busy,
+    ConditionFailed,
+    CounterfoilError,
+    DatabaseUnavailable,
+    DecisionNotFound,
+    DecisionStands,
+    FieldError,
+    Frozen,
+    InvalidInput,
+    NameNotYours,
+    NotWritten,
+    ReadTooSlow,
+    RulesChanged,
+    Unavailable,
+)
+from counterfoil.server.decisions.deciding import (
+    append_of,
+    lookup_of,
+    must_be_about_something,
+    must_be_extra,
+    must_fit,
+    taken_inputs,
+)
+from counterfoil.server.decisions.engine import Evaluated
+from counterfoil.server.decisions.explaining import explanation
+from counterfoil.server.decisions.judging import JudgedPolicy
+from counterfoil.server.decisions.looking import Looks
+from counterfoil.server.decisions.model import DecisionParameters, NewDecision
+from counterfoil.server.decisions.policies import Policies
+from counterfoil.server.decisions.record import (
+    DECISION_MADE,
+    Rests,
+    condition_of,
+    decision_tag,
+    decisions_of,
+    reads_of,
+    record,
+    shown,
+    written,
+)
+from counterfoil.server.decisions.replaying import Replayed, replayed
+from counterfoil.server.decisions.store import DecisionStore, Look, Seen, StoredDecision
+from counterfoil.server.event_types.operations import EventTypes
+from counterfoil.server.log.operations import Log, Stored
+from counterfoil.server.log.query import Item, ReadRequest, query_document
+
+_NO_BOOKS_RULES: Final = -1
+"""A position that no rules were ever changed at: what is judged under them is never stored."""
+
+_NOT_FOUND: Final = "There is no decision with this id. It is the id of the decision's event."
+_ERASED: Final = "The record of this decision was erased."
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision that is in the book: its id, as JSON, and whether an earlier call made it."""
+
+    id: int
+    text: str
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An answer as JSON, with the head and the incarnation of the book that it was read from."""
+
+    text: str
+    head: int
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionPage:
+    """A page of decisions as JSON texts; those whose record was erased are left out.
+
+    ``head`` is that of the first page on all of them.
+    """
+
+    texts: tuple[str, ...]
+    head: int
+    incarnation: str
+    next: str | None
+    has_more: bool
+
+
+class Decisions:
+    """The decisions in the books, as one process sees them."""
+
+    def __init__(self, log: Log, event_types: EventTypes, brake: Brake) -> None:
+        self._log = log
+        self._event_types = event_types
+        self._brake = brake
+        self._store = DecisionStore(log.reader)
+        self._looks = Looks(self._store)
+        self.policies = Policies(log, self._store)
+        """The policies that are decided by."""
+
+    # --- Deciding ---------------------------------------------------------------------
+
+    async def decide(
+        self, caller: Principal, asked: NewDecision, *, key: str | None, traceparent: str | None
+    ) -> Decided:
+        """Decide by a policy, and write it down; when this returns, it is flushed.
+
+        Args:
+            caller: who asks. The decision is written in its name.
+            key, traceparent: of the request, judged.
+
+        Raises:
+            ScopeMissing, NameNotYours: the key may not decide by it, or not read what it reads.
+            PolicyNotFound, PolicyNotActive: nothing can be decided by it.
+            SubjectWithoutEvents, DecisionInputsRefused, NotDecided: nothing could be decided.
+            DecisionStands: one stands about the subject, and it was not named.
+            ConditionFailed: what it reads has changed during each of ``DECISION_TRIES_MAX`` tries.
+            Frozen: the agent, the subject or the book is.
+            IdempotencyMismatch, Unavailable: as an append does.
+        """
+        caller.must_decide(asked.policy)
+        agent_name = _name_of(caller, asked)
+        try:
+            return await self._decided(
+                caller, asked, agent_name=agent_name, key=key, traceparent=traceparent
+            )
+        except (DatabaseUnavailable, ReadTooSlow) as error:
+            raise NotWritten(f"{error} Nothing was decided.") from error
+        except Unavailable:
+            raise
+        except CounterfoilError as refusal:
+            if key is None:
+                raise
+            return await self._answered_before(caller, asked, agent_name, key, refusal)
+
+    async def _decided(
+        self,
+        caller: Principal,
+        asked: NewDecision,
+        *,
+        agent_name: str,
+        key: str | None,
+        traceparent: str | None,
+    ) -> Decided:
+        tenant_id, conflict = caller.tenant_id, None
+        content = _content(asked)
+        for _ in range(limits.DECISION_TRIES_MAX):
+            version, judged = await self.policies.in_force(tenant_id, asked.policy)
+            _must_be_of_its_kind(judged, asked.subject)
+            # What has changed meanwhile is shown, so all of the condition must be readable.
+            caller.must_read(condition_of(asked.policy, judged.policy, asked.subject))
+            must_be_extra(judged, asked.inputs)
+            seen = await self._seen(tenant_id, judged, asked.policy, asked.subject)
+            if seen.version != version:
+                self.policies.learn(tenant_id, asked.policy, seen.version)
+                continue
+            await self._must_not_stand(tenant_id, asked, seen.standing)
+            rests = _rests(judged, seen, asked.subject, asked.inputs)
+            came = await _evaluated(judged, rests.inputs)
+            told = record(asked, judged, version, rests, came, asked_by=caller.id)
+            request = append_of(
+                told,
+                judged,
+                incarnation=seen.incarnation,
+                agent_name=agent_name,
+                asked=content,
+                key=key,
+                traceparent=traceparent,
+            )
+            try:
+                stored = await self._event_types.append(tenant_id, request)
+            except ConditionFailed as error:
+                conflict = error
+                continue
+            except Frozen as error:
+                raise await self._brake.explained(tenant_id, error) from None
+            if stored.replayed:
+                return await self._answer(tenant_id, stored, asked)
+            made = StoredDecision.made(told, stored, seen.incarnation, agent_name)
+            return await self._answer(tenant_id, stored, asked, made)
+        if conflict is not None:
+            raise conflict
+        raise Busy("The policy changes faster than anything can be decided by it; try again.")
+
+    async def _answer(
+        self,
+        tenant_id: int,
+        stored: Stored,
+        asked: NewDecision,
+        made: StoredDecision | None = None,
+    ) -> Decided:
+        """Answer with a decision that is in the book: the one that was made, or an earlier one."""
+        found = await self._told(tenant_id, stored.first_position) if made is None else made
+        document = _shown(stored.first_position, found)
+        if asked.explain:
+            document["explanation"] = await self._explained(tenant_id, stored.first_position, found)
+        return Decided(stored.first_position, written(document), stored.replayed)
+
+    async def _answered_before(
+        self,
+        caller: Principal,
+        asked: NewDecision,
+        agent_name: str,
+        key: str,
+        refusal: CounterfoilError,
+    ) -> Decided:
+        """The answer to an earlier try of a call that is refused today, if there was one.
+
+        Raises ``refusal`` if there was none.
+        """
+        request = lookup_of(caller.id, agent_name, _content(asked), key)
+        try:
+            stored = await self._log.append(caller.tenant_id, request.under(_NO_BOOKS_RULES))
+        except (RulesChanged, Frozen):
+            raise refusal from None
+        return await self._answer(caller.tenant_id, stored, asked)
+
+    async def _seen(
+        self,
+        tenant_id: int,
+        judged: JudgedPolicy,
+        name: str,
+        subject: str,
+        *,
+        up_to: int | None = None,
+        as_of: str | None = None,
+    ) -> Seen:
+        look = Look.of(
+            name,
+            reads_of(judged.policy, subject),
+            decisions_of(name, subject),
+            up_to=up_to,
+            as_of=as_of,
+        )
+        return await self._looks.look(tenant_id, look)
+
+    async def _must_not_stand(
+        self, tenant_id: int, asked: NewDecision, standing: int | None
+    ) -> None:
+        named = None if asked.supersedes is None else asked.supersedes.decision
+        if named == standing:
+            return
+        if standing is None:
+            message = f"There is no decision of this policy about `{asked.subject}` to supersede."
+            raise InvalidInput(message, [FieldError("/supersedes/decision", message)])
+        found = await self._told(tenant_id, standing)
+        outcome = "erased" if found.told is None else found.told["outcome"]
+        raise DecisionStands(
+            f"Decision {standing} stands about `{asked.subject}`: `{outcome}`. To take its place, "
+            f"send `supersedes` with `decision: {standing}` and a reason.",
+            written({"id": standing} if found.told is None else _shown(standing, found)),
+        )
+
+    # --- Finding ----------------------------------------------------------------------
+
+    async def one(self, caller: Principal, decision_id: int) -> Found:
+        """A decision, and whether it stands. Raises ``DecisionNotFound``, ``ScopeMissing``."""
+        found = await self._readable(caller, decision_id)
+        document = {
+            **_shown(decision_id, found),
+            "state": "standing" if found.superseded_by is None else "superseded",
+            "superseded_by": found.superseded_by,
+        }
+        return Found(written(document), found.head, found.incarnation)
+
+    async def page(self, caller: Principal, asked: DecisionParameters) -> DecisionPage:
+        """A page of decisions, by their policy and their subject.
+
+        Raises:
+            ScopeMissing, InvalidInput, BookRestored
+        """
+        tags = [
+            *(() if asked.policy is None else (decision_tag(asked.policy),)),
+            *(() if asked.subject is None else (asked.subject,)),
+        ]
+        query = (Item(types=frozenset({DECISION_MADE}), tags=frozenset(tags)),)
+        caller.must_read(query)
+        read = ReadRequest(
+            query=query,
+            query_document=encode(query_document(query)).decode(),
+            newest_first=asked.order == "desc",
+            limit=asked.limit,
+        )
+        if asked.cursor is not None:
+            read = read.resumed_at(asked.cursor, "query")
+        page = await self._log.page(caller.tenant_id, read)
+        events: list[Any] = [parse(text.encode()) for text in page.events]
+        return DecisionPage(
+            texts=tuple(
+                written(
+                    shown(event["id"], event["created_at"], event["agent_name"], event["payload"])
+                )
+                for event in events
+                if event["payload"] is not None
+            ),
+            head=page.head,
+            incarnation=page.incarnation,
+            next=page.next,
+            has_more=page.has_more,
+        )
+
+    async def explained(self, caller: Principal, decision_id: int) -> Found:
+        """Why a decision came out as it did. Raises as ``one``, and ``PolicyNotFound``."""
+        found = await self._readable(caller, decision_id)
+        document = await self._explained(caller.tenant_id, decision_id, found, caller)
+        return Found(written(document), found.head, found.incarnation)
+
+    async def replay(self, caller: Principal, decision_id: int, version: int | None) -> Found:
+        """Make a decision again from its record, by its own version or (what if) by another.
+
+        Raises as ``one``, and ``PolicyNotFound`` for a version that there is not.
+        """
+        found = await self._readable(caller, decision_id)
+        told = _record_of(found)
+        tenant_id, name = caller.tenant_id, told["policy"]
+        own = await self.policies.version(tenant_id, name, told["version"])
+        other = own if version is None else await self.policies.version(tenant_id, name, version)
+        caller.must_read(reads_of(own.policy, told["subject"]))
+        seen = await self._seen(
+            tenant_id, own, name, told["subject"], up_to=told["head"], as_of=told["as_of"]
+        )
+        came: Replayed = await asyncio.to_thread(replayed, told, own, other, seen.signals)
+        number = told["version"] if version is None else version
+        return Found(
+            written({"decision": decision_id, "version": number, **came}),
+            found.head,
+            found.incarnation,
+        )
+
+    async def _explained(
+        self,
+        tenant_id: int,
+        decision_id: int,
+        found: StoredDecision,
+        caller: Principal | None = None,
+    ) -> dict[str, Any]:
+        told = _record_of(found)
+        judged = await self.policies.version(tenant_id, told["policy"], told["version"])
+        if caller is not None:
+            caller.must_read(reads_of(judged.policy, told["subject"]))
+        seen = await self._seen(
+            tenant_id,
+            judged,
+            told["policy"],
+            told["subject"],
+            up_to=told["head"],
+            as_of=told["as_of"],
+        )
+        return explanation(_shown(decision_id, found), told["inputs"], judged.policy, seen.signals)
+
+    async def _readable(self, caller: Principal, decision_id: int) -> StoredDecision:
+        found = await self._told(caller.tenant_id, decision_id)
+        if found.told is not None:
+            caller.must_read([decisions_of(found.told["policy"], found.told["subject"])])
+        return found
+
+    async def _told(self, tenant_id: int, decision_id: int) -> StoredDecision:
+        found = await self._store.decision(tenant_id, decision_id)
+        if found is None:
+            raise DecisionNotFound(_NOT_FOUND)
+        return found
+
+
+async def _evaluated(judged: JudgedPolicy, inputs: Mapping[str, Any]) -> Evaluated:
+    """Apply the rules: between two other requests, or where that takes long, in a thread."""
+    if judged.rules.steps(inputs) <= limits.DECISION_STEPS_IN_TURN:
+        return judged.rules.evaluate(inputs)
+    return await asyncio.to_thread(judged.rules.evaluate, inputs)
+
+
+def _record_of(found: StoredDecision) -> dict[str, Any]:
+    if found.told is None:
+        raise DecisionNotFound(_ERASED)
+    return found.told
+
+
+def _shown(decision_id: int, found: StoredDecision) -> dict[str, Any]:
+    return shown(decision_id, found.created_at, found.agent_name, _record_of(found))
+
+
+def _name_of(caller: Principal, asked: NewDecision) -> str:
+    """Under which name it is decided: the key's own, or where it has none, the one that was sent."""
+    if caller.name is None:
+        if asked.agent_name is None:
+            message = "This key may write under any name: say under which, in `agent_name`."
+            raise InvalidInput(message, [FieldError("/agent_name", message)])
+        return asked.agent_name
+    if asked.agent_name not in {None, caller.name}:
+        raise NameNotYours(
+            f"This key decides as `{caller.name}`, and under no other name.", caller.name
+        )
+    return caller.name
+
+
+def _content(asked: NewDecision) -> dict[str, Any]:
+    """What an idempotency key stands for."""
+    return {"call": "decide", **asked.model_dump(exclude={"explain"})}
+
+
+def _must_be_of_its_kind(judged: JudgedPolicy, subject: str) -> None:
+    kind = subject.partition(":")[0]
+    if kind != judged.policy.subject:
+        message = (
+            f"This policy decides about tags of the kind `{judged.policy.subject}`, as "
+            f"`{judged.policy.subject}:42`."
+        )
+        raise InvalidInput(message, [FieldError("/subject", message)])
+
+
+def _rests(judged: JudgedPolicy, seen: Seen, subject: str, extra: Mapping[str, Any]) -> Rests:
+    must_be_about_something(seen.found, seen.signals, subject)
+    rests = Rests(seen.head, seen.as_of, taken_inputs(judged, seen.signals), extra)
+    must_fit(judged, rests)
+    return rests

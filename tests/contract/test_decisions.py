@@ -1,0 +1,544 @@
+"""Decisions: made on what the book says, recorded, and made again from their record."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.contract.problems import assert_problem
+from tests.support.cluster import Cluster
+from tests.support.decisions import (
+    DEBTS,
+    DECISION_MADE,
+    INCOME,
+    POLICY,
+    WHY,
+    Office,
+    policy,
+    stricter,
+    with_rows,
+)
+from tests.support.keys import BOOTSTRAP, Holder, holder_of
+from tests.support.service import Service, running_service
+
+pytestmark = pytest.mark.promise("P9")
+
+AGAIN = {"reason": "The income was corrected."}
+
+
+@pytest.fixture(scope="module")
+def database_url(cluster: Cluster) -> Iterator[str]:
+    with cluster.database() as database:
+        yield database.url
+
+
+@pytest.fixture(scope="module")
+def service(database_url: str) -> Iterator[Service]:
+    with running_service(database_url, api_key=BOOTSTRAP) as running:
+        yield running
+
+
+@pytest.fixture
+def admin(service: Service, request: pytest.FixtureRequest) -> Iterator[Holder]:
+    with holder_of(service) as operator:
+        yield operator.tenant(request.node.name)
+
+
+@pytest.fixture
+def office(admin: Holder) -> Office:
+    made = Office.of(admin)
+    made.in_force()
+    return made
+
+
+# --- Deciding ---------------------------------------------------------------------
+
+
+def test_a_decision_records_all_that_it_rests_on(office: Office) -> None:
+    debt, income = office.known(debt=120_000, income=200_000)
+    made = office.decided(on_behalf_of="branch 7")
+    version = office.risk.get(f"/policies/{POLICY}").json()
+    assert made["outcome"] == made["kind"] == "decline"
+    assert made["reasons"] == [{"code": "D01", **policy()["outcomes"]["decline"]["reasons"]["D01"]}]
+    assert (made["policy"], made["version"], made["digest"]) == (POLICY, 1, version["digest"])
+    assert made["engine"] == "zen-engine 2.1.3"
+    assert made["inputs"] == {"debt": 120_000, "income": 200_000}
+    assert made["signals"] == {"debt": [debt], "income": [income]}
+    assert made["matched"] == [{"table": "decide", "row": 1, "rule": "high"}]
+    assert (made["asked_by"], made["on_behalf_of"]) == ("agent:policy_agent", "branch 7")
+    assert (made["agent_name"], made["supersedes"]) == ("policy_agent", None)
+    assert made["head"] == income == made["id"] - 1
+    assert made["as_of"] <= made["created_at"]
+
+
+def test_a_decision_is_an_event_of_the_agent_that_asked(office: Office) -> None:
+    signals = office.known()
+    made = office.decided()
+    event = office.risk.get(f"/events/{made['id']}").json()
+    assert (event["agent_name"], event["event_type"]) == ("policy_agent", DECISION_MADE)
+    assert event["tags"] == ["application:1", f"decision:{POLICY}"]
+    assert event["caused_by"] == sorted(signals)
+    assert event["created_at"] == made["created_at"]
+    assert event["payload"]["inputs"] == made["inputs"]
+
+
+def test_nobody_writes_a_decision_by_themselves(office: Office) -> None:
+    answer = office.decider.append("policy_agent", DECISION_MADE, tags=["application:1"])
+    assert_problem(answer, 422, "invalid-input", "/event_type")
+
+
+@pytest.mark.parametrize(
+    ("debt", "income", "outcome", "row"),
+    [
+        (20_000, 200_000, "approve", 2),
+        (60_000, 200_000, "approve", 2),
+        (60_001, 200_000, "review", 3),
+        (100_000, 200_000, "review", 3),
+        (100_001, 200_000, "decline", 1),
+    ],
+)
+def test_the_rules_are_applied_at_their_edges(
+    office: Office, debt: int, income: int, outcome: str, row: int
+) -> None:
+    office.known(debt=debt, income=income)
+    made = office.decided()
+    assert (made["outcome"], made["matched"][0]["row"]) == (outcome, row)
+
+
+def test_at_most_one_decision_stands_and_a_later_one_names_it(office: Office) -> None:
+    office.known(debt=120_000)
+    first = office.decided()
+    problem = assert_problem(office.asked(), 409, "decision-stands")
+    assert problem["decision"] == first
+    office.signal(INCOME, 900_000)
+    # Also after the signals have changed: nothing is replaced in silence.
+    assert_problem(office.asked(), 409, "decision-stands")
+    second = office.decided(supersedes={"decision": first["id"], **AGAIN})
+    assert (second["outcome"], second["supersedes"]) == (
+        "approve",
+        {"decision": first["id"], **AGAIN},
+    )
+    states = [office.decider.get(f"/decisions/{made['id']}").json() for made in (first, second)]
+    assert [(one["state"], one["superseded_by"]) for one in states] == [
+        ("superseded", second["id"]),
+        ("standing", None),
+    ]
+    # One that stands no more cannot be superseded a second time.
+    stale = office.asked(supersedes={"decision": first["id"], **AGAIN})
+    assert assert_problem(stale, 409, "decision-stands")["decision"]["id"] == second["id"]
+
+
+def test_what_does_not_stand_cannot_be_superseded(office: Office) -> None:
+    office.known()
+    answer = office.asked(supersedes={"decision": 1, **AGAIN})
+    assert_problem(answer, 422, "invalid-input", "/supersedes/decision")
+    assert office.decisions() == []
+
+
+def test_decisions_of_two_policies_and_of_two_subjects_stand_side_by_side(office: Office) -> None:
+    office.in_force(stricter(), name="second_look")
+    for subject in ("application:1", "application:2"):
+        office.known(debt=90_000, subject=subject)
+    made = [office.decided("application:1"), office.decided("application:2")]
+    other = office.decider.post("/decisions", {"policy": "second_look", "subject": "application:1"})
+    assert [one["outcome"] for one in (*made, other.json())] == ["review", "review", "decline"]
+
+
+def test_inputs_may_come_with_the_request_where_the_policy_says_so(admin: Holder) -> None:
+    office = Office.of(admin)
+    document = policy(extra=["amount"])
+    document["inputs_schema"]["properties"]["amount"] = {"type": "number", "maximum": 1_000_000}
+    document["inputs_schema"]["required"].append("amount")
+    for example in document["examples"]:
+        example["inputs"]["amount"] = 1
+    office.in_force(document)
+    office.known()
+    for inputs, pointer in (
+        ({}, "/inputs/amount"),
+        ({"amount": "1"}, "/inputs/amount"),
+        ({"amount": 1_000_001}, "/inputs/amount"),
+        ({"amount": 1, "income": 5}, "/inputs/income"),
+        ({"amount": 1, "purpose": "car"}, "/inputs/purpose"),
+        ({"amount": 2**53 + 1}, "/inputs/amount"),
+    ):
+        answer = office.asked("application:1", inputs=inputs)
+        assert_problem(answer, 422, "decision-inputs-refused", pointer)
+    made = office.decided(inputs={"amount": 1})
+    assert (made["inputs"]["amount"], made["extra"]) == (1, ["amount"])
+
+
+@pytest.mark.parametrize("number", ["1.50", "1e2", "150E-2", "-0", "-0.0", "0.10", "1.0e1"])
+def test_an_answer_is_the_same_bytes_however_a_number_was_written(
+    admin: Holder, number: str
+) -> None:
+    office = Office.of(admin)
+    document = policy(extra=["amount"])
+    document["inputs_schema"]["properties"]["amount"] = {"type": "number"}
+    document["inputs_schema"]["required"].append("amount")
+    for example in document["examples"]:
+        example["inputs"]["amount"] = 1
+    office.in_force(document)
+    office.known()
+    body = (
+        f'{{"policy":"{POLICY}","subject":"application:1","inputs":{{"amount":{number}}}}}'
+    ).encode()
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "once"}
+    answers = [
+        office.decider.ask("POST", "/decisions", content=body, headers=headers) for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].content == answers[1].content
+    shown = office.decider.get(f"/decisions/{answers[0].json()['id']}").text
+    assert answers[0].text.removesuffix("}") in shown
+
+
+# --- What bad input gets ----------------------------------------------------------
+
+
+def refused(office: Office, status: int, name: str, pointer: str | None = None, **more: Any) -> str:
+    """Check that nothing is decided; returns what it says."""
+    problem = assert_problem(office.asked(**more), status, name, pointer)
+    assert office.decisions() == []
+    return str(problem["detail"])
+
+
+def test_a_missing_signal_is_refused_and_never_guessed(office: Office) -> None:
+    office.signal(INCOME, 200_000)
+    said = refused(office, 422, "decision-inputs-refused", "/inputs/debt")
+    assert "`debts_checked`" in said
+
+
+def test_a_signal_without_the_value_is_missing(office: Office) -> None:
+    office.signal(INCOME, None)
+    office.signal(DEBTS, 5)
+    said = refused(office, 422, "decision-inputs-refused", "/inputs/income")
+    assert "`/monthly_minor`" in said
+
+
+@pytest.mark.parametrize("amount", ["many", 1.5, True, -1, [1], {"a": 1}, 2**53 + 1, 0.1])
+def test_a_signal_of_the_wrong_kind_is_refused_and_its_event_named(
+    office: Office, amount: Any
+) -> None:
+    office.signal(INCOME, 200_000)
+    event_id = office.signal(DEBTS, amount)
+    answer = office.asked()
+    problem = assert_problem(answer, 422, "decision-inputs-refused", "/inputs/debt")
+    assert str(event_id) in problem["errors"][0]["message"]
+    assert office.decisions() == []
+
+
+def test_a_signal_that_is_too_old_is_missing(office: Office, database_url: str) -> None:
+    _, income = office.known()
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("alter table counterfoil.events disable trigger events_can_only_be_blanked")
+        owner.execute(
+            "update counterfoil.events set created_at = created_at - interval '91 days' "
+            "where position = %s and event_type = %s",
+            [income, INCOME],
+        )
+        owner.execute("alter table counterfoil.events enable trigger events_can_only_be_blanked")
+    said = refused(office, 422, "decision-inputs-refused", "/inputs/income")
+    assert "older than 7,776,000 seconds" in said
+    assert str(income) in said
+
+
+def test_an_erased_signal_is_refused(office: Office, database_url: str) -> None:
+    debt, _ = office.known()
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(
+            "update counterfoil.events set payload = null, salt = null "
+            "where position = %s and event_type = %s",
+            [debt, DEBTS],
+        )
+    assert "erased" in refused(office, 422, "decision-inputs-refused", "/inputs/debt")
+
+
+def test_a_subject_without_events_is_no_subject(office: Office) -> None:
+    office.known(subject="application:2")
+    assert "`application:1`" in refused(office, 404, "subject-without-events")
+
+
+def test_a_subject_of_another_kind_is_refused(office: Office) -> None:
+    office.known(subject="customer:1")
+    refused(office, 422, "invalid-input", "/subject", subject="customer:1")
+
+
+def test_rules_without_a_row_for_it_decide_nothing(admin: Holder) -> None:
+    office = Office.of(admin)
+    office.in_force(
+        with_rows(
+            {"_id": "high", "ratio": "> 0.5", "outcome": '"decline"', "reasons": '"D01"'},
+            {"_id": "low", "ratio": "<= 0.3", "outcome": '"approve"', "reasons": ""},
+        )
+    )
+    office.known(debt=80_000)
+    assert "No row" in refused(office, 422, "not-decided")
+
+
+def test_an_expression_that_comes_to_nothing_decides_nothing(admin: Holder) -> None:
+    office = Office.of(admin)
+    document = policy()
+    document["inputs_schema"]["properties"]["income"]["minimum"] = 0
+    office.in_force(document)
+    office.known(income=0)
+    assert "comes to nothing" in refused(office, 422, "not-decided")
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"policy": "Credit"}, "/policy"),
+        ({"subject": "application"}, "/subject"),
+        ({"subject": 1}, "/subject"),
+        ({"inputs": []}, "/inputs"),
+        ({"on_behalf_of": ""}, "/on_behalf_of"),
+        ({"supersedes": 5}, "/supersedes"),
+        ({"supersedes": {"decision": 5}}, "/supersedes/reason"),
+        ({"supersedes": {"decision": 0, "reason": "x"}}, "/supersedes/decision"),
+        ({"explain": "yes"}, "/explain"),
+        ({"outcome": "approve"}, "/outcome"),
+    ],
+)
+def test_what_is_asked_wrongly_is_pointed_at(
+    office: Office, change: dict[str, Any], pointer: str
+) -> None:
+    office.known()
+    body = {"policy": POLICY, "subject": "application:1", **change}
+    assert_problem(office.decider.post("/decisions", body), 422, "invalid-input", pointer)
+
+
+def test_an_unknown_policy_decides_nothing(office: Office) -> None:
+    office.known()
+    refused(office, 404, "policy-not-found", policy="nothing")
+
+
+def test_nothing_is_decided_about_what_is_frozen(office: Office) -> None:
+    office.known()
+    for frozen in ({"tag": "application:1"}, {"agent": "policy_agent"}, {"book": True}):
+        freeze = office.approver.post("/freezes", {**frozen, "reason": "An incident."}).json()
+        problem = assert_problem(office.asked(), 423, "frozen")
+        assert problem["freeze"]["id"] == freeze["id"]
+        office.approver.post(f"/freezes/{freeze['id']}/thaw", WHY)
+    assert office.decided()["outcome"] == "approve"
+
+
+# --- Who may ----------------------------------------------------------------------
+
+
+@pytest.mark.promise("P7")
+def test_a_key_decides_by_the_policies_that_it_was_given(office: Office, admin: Holder) -> None:
+    office.known()
+    body = {"policy": POLICY, "subject": "application:1"}
+    for scopes, status in (
+        (["read:*"], 403),
+        (["decide:other", "read:*"], 403),
+        (["decide:consumer*", f"read:{INCOME}"], 403),
+        (["decide:consumer*", "read:*@customer"], 403),
+        (["decide:consumer*", f"read:{INCOME}", f"read:{DEBTS}", "read:counterfoil.*"], 201),
+    ):
+        agent = admin.made(kind="agent", name="narrow", scopes=scopes)
+        answer = agent.post("/decisions", body)
+        assert answer.status_code == status, answer.text
+        if status != 201:
+            assert_problem(answer, 403, "scope-missing")
+
+
+@pytest.mark.promise("P7")
+def test_a_key_decides_in_its_own_name_only(office: Office, service: Service) -> None:
+    office.known()
+    assert_problem(office.asked(agent_name="risk_agent"), 403, "name-not-yours")
+    with holder_of(service) as operator:
+        body = {"policy": "nothing", "subject": "application:1"}
+        assert_problem(operator.post("/decisions", body), 422, "invalid-input", "/agent_name")
+        named = operator.post("/decisions", {**body, "agent_name": "somebody"})
+        assert_problem(named, 404, "policy-not-found")
+
+
+@pytest.mark.promise("P7")
+def test_another_tenants_decisions_are_not_there(office: Office, service: Service) -> None:
+    office.known()
+    made = office.decided()
+    with holder_of(service) as operator:
+        rival = Office.of(operator.tenant(f"rival of {office.author.key_id}"))
+        for path in ("", "/explanation"):
+            answer = rival.decider.get(f"/decisions/{made['id']}{path}")
+            assert_problem(answer, 404, "decision-not-found")
+        replay = rival.decider.post(f"/decisions/{made['id']}/replay", {})
+        assert_problem(replay, 404, "decision-not-found")
+        assert rival.decider.get("/decisions").json()["decisions"] == []
+
+
+# --- Once -------------------------------------------------------------------------
+
+
+@pytest.mark.promise("P5")
+def test_a_key_is_answered_alike_after_everything_has_changed(office: Office) -> None:
+    office.known(debt=120_000)
+    first = office.asked(key="one")
+    office.signal(INCOME, 900_000)
+    office.in_force(stricter())
+    office.approver.post(f"/policies/{POLICY}/retire", WHY)
+    again = office.asked(key="one")
+    assert (again.status_code, again.headers["Idempotent-Replayed"]) == (201, "true")
+    assert again.content == first.content
+    assert again.headers["Location"] == first.headers["Location"]
+    assert len(office.decisions()) == 1
+
+
+@pytest.mark.promise("P5")
+def test_a_key_of_other_content_is_refused_and_a_refusal_is_not_kept(office: Office) -> None:
+    assert_problem(office.asked(key="one"), 404, "subject-without-events")
+    office.known()
+    assert office.asked(key="one").status_code == 201
+    for other in ({"subject": "application:2"}, {"on_behalf_of": "somebody"}):
+        assert_problem(office.asked(key="one", **other), 422, "idempotency-mismatch")
+
+
+# --- Finding, explaining, making again --------------------------------------------
+
+
+def test_decisions_are_listed_by_policy_and_subject_in_pages(office: Office) -> None:
+    made = []
+    for number in range(5):
+        office.known(subject=f"application:{number}")
+        made.append(office.decided(f"application:{number}"))
+    page = office.decider.get("/decisions", params={"policy": POLICY, "limit": 3}).json()
+    assert (page["decisions"], page["has_more"]) == (made[:3], True)
+    rest = office.decider.get(
+        "/decisions", params={"policy": POLICY, "limit": 3, "cursor": page["next"]}
+    ).json()
+    assert (rest["decisions"], rest["has_more"], rest["next"]) == (made[3:], False, None)
+    assert rest["head"] == page["head"] == made[-1]["id"]
+    newest = office.decider.get("/decisions", params={"order": "desc", "limit": 1}).json()
+    assert newest["decisions"] == made[-1:]
+    one = office.decider.get("/decisions", params={"subject": "application:2"}).json()
+    assert one["decisions"] == [made[2]]
+    assert office.decider.get("/decisions", params={"policy": "other"}).json()["decisions"] == []
+    other = {"policy": POLICY, "cursor": page["next"], "order": "desc"}
+    assert_problem(office.decider.get("/decisions", params=other), 422, "invalid-input")
+
+
+def test_what_is_no_decision_is_not_shown_as_one(office: Office) -> None:
+    debt, _ = office.known()
+    for decision_id in (debt, 10**6):
+        for path in ("", "/explanation"):
+            answer = office.decider.get(f"/decisions/{decision_id}{path}")
+            assert_problem(answer, 404, "decision-not-found")
+    assert_problem(office.decider.get("/decisions/0"), 422, "invalid-input")
+
+
+def replayed(office: Office, decision_id: int, **more: Any) -> dict[str, Any]:
+    answer = office.approver.post(f"/decisions/{decision_id}/replay", more)
+    assert answer.status_code == 200, answer.text
+    came: dict[str, Any] = answer.json()
+    return came
+
+
+def test_a_decision_is_made_again_after_signals_and_policy_have_changed(office: Office) -> None:
+    office.known(debt=90_000)
+    made = office.decided()
+    office.signal(DEBTS, 1)
+    office.in_force(stricter())
+    head = office.approver.head()
+    came = replayed(office, made["id"])
+    assert came["identical"] is True
+    assert (came["differences"], came["signals"], came["refused"]) == ([], "identical", None)
+    assert came["recomputed"] == {
+        "outcome": "review",
+        "reasons": [],
+        "matched": made["matched"],
+    }
+    assert came["engine"]["changed"] is False
+    # It writes nothing.
+    assert office.approver.head() == head
+
+
+def test_what_if_by_another_version_says_what_differs(office: Office) -> None:
+    office.known(debt=90_000)
+    made = office.decided()
+    office.drafted(stricter())
+    came = replayed(office, made["id"], version=2)
+    assert (came["identical"], came["version"]) == (False, 2)
+    assert {one["what"]: (one["recorded"], one["recomputed"]) for one in came["differences"]} == {
+        "outcome": ("review", "decline"),
+        "reasons": ([], ["D01"]),
+        "matched": (made["matched"], [{"table": "decide", "row": 1, "rule": "high"}]),
+    }
+    answer = office.approver.post(f"/decisions/{made['id']}/replay", {"version": 3})
+    assert_problem(answer, 404, "policy-not-found")
+
+
+def test_a_forged_record_does_not_replay_as_identical(office: Office, database_url: str) -> None:
+    office.known(debt=120_000)
+    made = office.decided()
+
+    def forged(path: str, value: Any) -> dict[str, Any]:
+        with psycopg.connect(database_url, autocommit=True) as owner:
+            owner.execute("alter table counterfoil.events disable trigger user")
+            owner.execute(
+                "update counterfoil.events set payload = jsonb_set(payload, %s, %s::jsonb) "
+                "where position = %s and event_type = %s and payload -> 'signals' = %s::jsonb",
+                [path, json.dumps(value), made["id"], DECISION_MADE, json.dumps(made["signals"])],
+            )
+            owner.execute("alter table counterfoil.events enable trigger user")
+        return replayed(office, made["id"])
+
+    assert replayed(office, made["id"])["identical"]
+    came = forged("{outcome}", "approve")
+    assert [one["what"] for one in came["differences"]] == ["outcome"]
+    assert forged("{outcome}", "decline")["identical"]
+    came = forged("{inputs,debt}", 119_999)
+    assert ([one["what"] for one in came["differences"]], came["signals"]) == (
+        ["signals"],
+        "differ",
+    )
+    assert forged("{inputs,debt}", 120_000)["identical"]
+    came = forged("{digest}", "0" * 64)
+    assert [one["what"] for one in came["differences"]] == ["digest"]
+    assert forged("{digest}", made["digest"])["identical"]
+    came = forged("{engine}", "zen-engine 1.0.0")
+    assert came["identical"]
+    assert came["engine"] == {
+        "recorded": "zen-engine 1.0.0",
+        "now": "zen-engine 2.1.3",
+        "changed": True,
+    }
+
+
+def test_an_erased_signal_is_told_by_a_replay_and_the_rest_is_identical(
+    office: Office, database_url: str
+) -> None:
+    debt, _ = office.known(debt=120_000)
+    made = office.decided()
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(
+            "update counterfoil.events set payload = null, salt = null "
+            "where position = %s and event_type = %s",
+            [debt, DEBTS],
+        )
+    came = replayed(office, made["id"])
+    assert (came["identical"], came["signals"]) == (True, "erased")
+
+
+def test_an_explanation_says_what_was_known_which_rule_and_what_the_customer_is_told(
+    office: Office,
+) -> None:
+    office.signal(DEBTS, 1)
+    debt, income = office.known(debt=120_000, income=200_000)
+    made = office.decided()
+    office.signal(DEBTS, 7)
+    page = office.approver.get(f"/decisions/{made['id']}/explanation").json()
+    assert page["decision"] == made
+    assert [(one["id"], one["inputs"]) for one in page["timeline"]] == [
+        (debt - 1, []),
+        (debt, ["debt"]),
+        (income, ["income"]),
+    ]
+    assert page["rows"][0]["conditions"] == [{"field": "debt_ratio", "condition": "> 0.5"}]
+    assert page["customer"] == ["Your monthly debts are high for your income."]
+    for said in ("decline about application:1", "debt_ratio > 0.5", "Your monthly debts", "D01"):
+        assert said in page["text"], page["text"]
+    asked = office.asked(supersedes={"decision": made["id"], **AGAIN}, explain=True).json()
+    assert asked["explanation"]["decision"]["id"] == asked["id"]
