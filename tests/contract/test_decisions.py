@@ -507,6 +507,35 @@ def test_a_forged_record_does_not_replay_as_identical(office: Office, database_u
     }
 
 
+def test_a_signal_is_as_old_in_a_replay_as_it_was_when_it_was_decided(
+    office: Office, database_url: str
+) -> None:
+    """The income may be 90 days old, and is 100 days old by now."""
+    signals = office.known(debt=120_000)
+    made = office.decided()
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("alter table counterfoil.events disable trigger user")
+        owner.execute(
+            "update counterfoil.events as e set created_at = e.created_at - interval '100 days', "
+            "payload = case when e.event_type = %(decision)s then jsonb_set(e.payload, '{as_of}', "
+            "to_jsonb((e.payload ->> 'as_of')::timestamptz - interval '100 days')) "
+            "else e.payload end "
+            "from counterfoil.events as made where made.position = %(id)s "
+            "and made.event_type = %(decision)s and made.payload ->> 'digest' = %(digest)s "
+            "and e.tenant_id = made.tenant_id and e.position = any (%(ids)s)",
+            {
+                "decision": DECISION_MADE,
+                "id": made["id"],
+                "digest": made["digest"],
+                "ids": [*signals, made["id"]],
+            },
+        )
+        owner.execute("alter table counterfoil.events enable trigger user")
+    came = replayed(office, made["id"])
+    assert (came["identical"], came["signals"]) == (True, "identical")
+    assert office.decider.get(f"/decisions/{made['id']}").json()["as_of"] < made["as_of"]
+
+
 def test_an_erased_signal_is_told_by_a_replay_and_the_rest_is_identical(
     office: Office, database_url: str
 ) -> None:

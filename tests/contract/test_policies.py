@@ -124,12 +124,11 @@ def test_what_a_version_says_cannot_be_changed_in_the_database(
 def test_the_table_itself_holds_four_eyes_and_one_version_in_force(
     office: Office, database_url: str
 ) -> None:
-    office.in_force()
-    office.drafted(stricter())
+    office.in_force(name="of-the-table")
+    office.drafted(stricter(), "of-the-table")
     activate = (
         "update counterfoil.policies set state = 'active', activated_at = now(), activated_by = %s "
-        "where version = 2 and digest = (select digest from counterfoil.policies "
-        "order by position desc, tenant_id desc limit 1)"
+        "where version = 2 and name = 'of-the-table'"
     )
     with psycopg.connect(database_url, autocommit=True) as owner:
         for by in ("person:ada", "admin:ada"):

@@ -17,6 +17,7 @@ from counterfoil.server.api.requests import (
 )
 from counterfoil.server.api.routes import Answer, RawRoute
 from counterfoil.server.core import limits
+from counterfoil.server.decisions.finding import Found
 from counterfoil.server.decisions.model import (
     Activation,
     DecisionParameters,
@@ -27,7 +28,6 @@ from counterfoil.server.decisions.model import (
     judge_policy_name,
     judge_version,
 )
-from counterfoil.server.decisions.operations import Found
 from counterfoil.server.log.model import judge_traceparent, parsed_object
 from counterfoil.server.log.parameters import ListParameters, judged_parameters
 from counterfoil.server.log.query import judge_event_id
@@ -146,7 +146,7 @@ async def decide(request: Request) -> Answer:
 async def list_decisions(request: Request) -> Answer:
     """List decisions, by their policy and their subject."""
     asked = judged_parameters(DecisionParameters, query_parameters(request))
-    page = await parts(request).decisions.page(principal(request), asked)
+    page = await parts(request).decisions.found.page(principal(request), asked)
     following = "null" if page.next is None else f'"{page.next}"'
     has_more = "true" if page.has_more else "false"
     return _found(
@@ -163,14 +163,14 @@ async def list_decisions(request: Request) -> Answer:
 async def get_decision(request: Request) -> Answer:
     """Show a decision, and whether it stands."""
     no_parameters(request)
-    return _found(await parts(request).decisions.one(principal(request), _id(request)))
+    return _found(await parts(request).decisions.found.one(principal(request), _id(request)))
 
 
 @router.get("/decisions/{id}/explanation", **described.EXPLAIN)  # noqa: FAST003 - the same
 async def explain_decision(request: Request) -> Answer:
     """Show why a decision came out as it did."""
     no_parameters(request)
-    return _found(await parts(request).decisions.explained(principal(request), _id(request)))
+    return _found(await parts(request).decisions.found.explained(principal(request), _id(request)))
 
 
 @router.post("/decisions/{id}/replay", **described.REPLAY)  # noqa: FAST003 - the same
@@ -179,7 +179,7 @@ async def replay_decision(request: Request) -> Answer:
     no_parameters(request)
     asked = await judged(request, Replaying)
     return _found(
-        await parts(request).decisions.replay(principal(request), _id(request), asked.version)
+        await parts(request).decisions.found.replay(principal(request), _id(request), asked.version)
     )
 
 

@@ -14,13 +14,13 @@ from counterfoil.server.decisions.inputs import InputRefused, Signal, Taken, tak
 from counterfoil.server.decisions.judging import JudgedPolicy
 from counterfoil.server.decisions.record import (
     DECISION_MADE,
+    Basis,
     Rests,
     causes_of,
-    condition_of,
     decision_tag,
 )
 from counterfoil.server.log.model import AppendRequest
-from counterfoil.server.log.query import Item, query_document
+from counterfoil.server.log.query import Item
 
 
 def taken_inputs(judged: JudgedPolicy, signals: Sequence[Signal]) -> dict[str, Taken]:
@@ -126,7 +126,7 @@ def must_be_about_something(found: int, signals: Sequence[Signal], subject: str)
 
 def append_of(
     told: Mapping[str, Any],
-    judged: JudgedPolicy,
+    basis: Basis,
     *,
     incarnation: str,
     agent_name: str,
@@ -138,13 +138,12 @@ def append_of(
 
     Args:
         told: its record.
-        judged: the version that it was made by.
+        basis: what it rests on.
         incarnation: of the book that was read.
         agent_name: under which name it is written.
         asked: what was asked for: an idempotency key is compared by that, whatever came of it.
         key, traceparent: the caller's.
     """
-    condition = condition_of(told["policy"], judged.policy, told["subject"])
     causes = causes_of(told)
     document: dict[str, Any] = {
         "operation": "decide",
@@ -160,7 +159,7 @@ def append_of(
             }
         ],
         "condition": {
-            "fail_if": query_document(condition),
+            "fail_if": basis.documents,
             "after": told["head"],
             "incarnation": incarnation,
         },
@@ -169,7 +168,7 @@ def append_of(
         document["key"] = key
     if traceparent is not None:
         document["traceparent"] = traceparent
-    return _request(document, condition, keyed=key is not None, after=told["head"])
+    return _request(document, basis.condition, keyed=key is not None, after=told["head"])
 
 
 def lookup_of(principal: str, agent_name: str, asked: Mapping[str, Any], key: str) -> AppendRequest:

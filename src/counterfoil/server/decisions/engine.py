@@ -81,23 +81,31 @@ class CompiledPolicy:
             for nth in range(1, len(node["content"]["rules"]) + 1)
         ]
 
-    def steps(self, inputs: Mapping[str, Any]) -> int:
-        """How long the rules may look at these inputs: their bytes, times how often they may."""
-        return len(canonical(dict(inputs))) * self._passes
-
     def evaluate(self, inputs: Mapping[str, Any]) -> Evaluated:
         """Decide. The inputs were judged by the policy's schema.
 
         Raises ``NotDecided``.
         """
+        return self.decide(self.asked(inputs))
+
+    def asked(self, inputs: Mapping[str, Any]) -> bytes:
+        """What the rules are asked of these inputs. Raises ``NotDecided`` where they may not be."""
         if fault := unsafe(inputs):
             raise NotDecided(f"Among these inputs is {fault}.")
         asked = canonical(dict(inputs))
-        if len(asked) * self._passes > limits.DECISION_STEPS_MAX:
+        if self.steps(asked) > limits.DECISION_STEPS_MAX:
             raise NotDecided(
                 f"These inputs take {len(asked):,} bytes, and the rules may look at all of them "
                 f"{self._passes:,} times: that would take too long."
             )
+        return asked
+
+    def steps(self, asked: bytes) -> int:
+        """How long the rules may look at what they are asked: its bytes, times how often."""
+        return len(asked) * self._passes
+
+    def decide(self, asked: bytes) -> Evaluated:
+        """Decide on what ``asked`` has made of the inputs. Raises ``NotDecided``."""
         trace, result = self._asked(asked.decode())
         for node_id, name in self._came_to_nothing(trace):
             raise NotDecided(

@@ -95,7 +95,7 @@ def take(name: str, read: Read, signals: Iterable[Signal]) -> Taken | None:
     found = [
         (one.event_id, value)
         for one in young
-        if (value := _at(one.payload, read.path or "")) is not _ABSENT
+        if (value := _at(one.payload, read.steps)) is not _ABSENT
     ]
     if not found:
         if read.may_be_missing:
@@ -125,11 +125,11 @@ def _why_missing(read: Read, of_kind: Sequence[Signal], young: Sequence[Signal])
     return f"No {types} about this subject has a value at `{read.path}`."
 
 
-def _at(payload: Any, pointer: str) -> Any:
-    """What stands at a JSON pointer; ``_ABSENT`` where there is nothing, or null."""
+def _at(payload: Any, steps: Sequence[str]) -> Any:
+    """What stands at a path; ``_ABSENT`` where there is nothing, or null."""
     value = payload
-    for key in steps_of(pointer):
-        if isinstance(value, Mapping) and key in value:
+    for key in steps:
+        if isinstance(value, dict) and key in value:
             value = value[key]
         elif isinstance(value, list) and _NTH.fullmatch(key) and int(key) < len(value):
             value = value[int(key)]
@@ -138,14 +138,9 @@ def _at(payload: Any, pointer: str) -> Any:
     return _ABSENT if value is None else value
 
 
-def steps_of(pointer: str) -> list[str]:
-    """The names in a JSON pointer."""
-    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
-
-
 def unsafe(value: Any) -> str | None:
     """What of a value readers of JSON would not agree about; None if they all would."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return next(filter(None, map(unsafe, value.values())), None)
     if isinstance(value, list):
         return next(filter(None, map(unsafe, value)), None)

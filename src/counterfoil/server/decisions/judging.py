@@ -16,7 +16,6 @@ from counterfoil.server.core import limits
 from counterfoil.server.core.document import canonical, parse, pointer_to, quote
 from counterfoil.server.core.errors import FieldError, InvalidInput, NotDecided
 from counterfoil.server.decisions.engine import CompiledPolicy
-from counterfoil.server.decisions.inputs import steps_of
 from counterfoil.server.decisions.policy import Example, Policy, named_in
 from counterfoil.server.decisions.rules.graph import judge_graph
 from counterfoil.server.decisions.rules.kinds import kind_of_schema
@@ -140,7 +139,7 @@ def _faults_of_inputs(policy: Policy) -> Iterator[FieldError]:
 def _forbidden(policy: Policy) -> Iterator[FieldError]:
     """Where the inputs name what no rule may read."""
     places: list[tuple[tuple[str | int, ...], Iterable[str]]] = [
-        (("reads", name), (name, *steps_of(read.path or ""))) for name, read in policy.reads.items()
+        (("reads", name), (name, *read.steps)) for name, read in policy.reads.items()
     ]
     places += [(("extra", nth), (name,)) for nth, name in enumerate(policy.extra)]
     places += [

@@ -1,4 +1,4 @@
-"""The verbs of decisions: deciding, and finding what was decided.
+"""Deciding by a policy.
 
 Theory of operation
 -------------------
@@ -32,13 +32,11 @@ from typing import Any, Final
 from counterfoil.server.access.principal import Principal
 from counterfoil.server.brake.operations import Brake
 from counterfoil.server.core import limits
-from counterfoil.server.core.document import encode, parse
 from counterfoil.server.core.errors import (
     Busy,
     ConditionFailed,
     CounterfoilError,
     DatabaseUnavailable,
-    DecisionNotFound,
     DecisionStands,
     FieldError,
     Frozen,
@@ -58,33 +56,23 @@ from counterfoil.server.decisions.deciding import (
     taken_inputs,
 )
 from counterfoil.server.decisions.engine import Evaluated
-from counterfoil.server.decisions.explaining import explanation
+from counterfoil.server.decisions.finding import Finding, shown_decision
 from counterfoil.server.decisions.judging import JudgedPolicy
 from counterfoil.server.decisions.looking import Looks
-from counterfoil.server.decisions.model import DecisionParameters, NewDecision
+from counterfoil.server.decisions.model import NewDecision
 from counterfoil.server.decisions.policies import Policies
 from counterfoil.server.decisions.record import (
-    DECISION_MADE,
     Rests,
-    condition_of,
-    decision_tag,
-    decisions_of,
-    reads_of,
+    basis_of,
     record,
-    shown,
     written,
 )
-from counterfoil.server.decisions.replaying import Replayed, replayed
 from counterfoil.server.decisions.store import DecisionStore, Look, Seen, StoredDecision
 from counterfoil.server.event_types.operations import EventTypes
 from counterfoil.server.log.operations import Log, Stored
-from counterfoil.server.log.query import Item, ReadRequest, query_document
 
 _NO_BOOKS_RULES: Final = -1
 """A position that no rules were ever changed at: what is judged under them is never stored."""
-
-_NOT_FOUND: Final = "There is no decision with this id. It is the id of the decision's event."
-_ERASED: Final = "The record of this decision was erased."
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +84,8 @@ class Decided:
     replayed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An answer as JSON, with the head and the incarnation of the book that it was read from."""
-
-    text: str
-    head: int
-    incarnation: str
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionPage:
-    """A page of decisions as JSON texts; those whose record was erased are left out.
-
-    ``head`` is that of the first page on all of them.
-    """
-
-    texts: tuple[str, ...]
-    head: int
-    incarnation: str
-    next: str | None
-    has_more: bool
-
-
 class Decisions:
-    """The decisions in the books, as one process sees them."""
+    """The policies and decisions in the books, as one process sees them."""
 
     def __init__(self, log: Log, event_types: EventTypes, brake: Brake) -> None:
         self._log = log
@@ -130,8 +95,8 @@ class Decisions:
         self._looks = Looks(self._store)
         self.policies = Policies(log, self._store)
         """The policies that are decided by."""
-
-    # --- Deciding ---------------------------------------------------------------------
+        self.found = Finding(log, self._store, self._looks, self.policies)
+        """What was decided."""
 
     async def decide(
         self, caller: Principal, asked: NewDecision, *, key: str | None, traceparent: str | None
@@ -181,9 +146,11 @@ class Decisions:
             version, judged = await self.policies.in_force(tenant_id, asked.policy)
             _must_be_of_its_kind(judged, asked.subject)
             # What has changed meanwhile is shown, so all of the condition must be readable.
-            caller.must_read(condition_of(asked.policy, judged.policy, asked.subject))
+            basis = basis_of(asked.policy, judged.policy, asked.subject)
+            caller.must_read(basis.condition)
             must_be_extra(judged, asked.inputs)
-            seen = await self._seen(tenant_id, judged, asked.policy, asked.subject)
+            look = Look.of(asked.policy, basis)
+            seen = await self._looks.look(tenant_id, look)
             if seen.version != version:
                 self.policies.learn(tenant_id, asked.policy, seen.version)
                 continue
@@ -193,7 +160,7 @@ class Decisions:
             told = record(asked, judged, version, rests, came, asked_by=caller.id)
             request = append_of(
                 told,
-                judged,
+                basis,
                 incarnation=seen.incarnation,
                 agent_name=agent_name,
                 asked=content,
@@ -223,10 +190,12 @@ class Decisions:
         made: StoredDecision | None = None,
     ) -> Decided:
         """Answer with a decision that is in the book: the one that was made, or an earlier one."""
-        found = await self._told(tenant_id, stored.first_position) if made is None else made
-        document = _shown(stored.first_position, found)
+        found = await self.found.told(tenant_id, stored.first_position) if made is None else made
+        document = shown_decision(stored.first_position, found)
         if asked.explain:
-            document["explanation"] = await self._explained(tenant_id, stored.first_position, found)
+            document["explanation"] = await self.found.explanation_of(
+                tenant_id, stored.first_position, found
+            )
         return Decided(stored.first_position, written(document), stored.replayed)
 
     async def _answered_before(
@@ -248,25 +217,6 @@ class Decisions:
             raise refusal from None
         return await self._answer(caller.tenant_id, stored, asked)
 
-    async def _seen(
-        self,
-        tenant_id: int,
-        judged: JudgedPolicy,
-        name: str,
-        subject: str,
-        *,
-        up_to: int | None = None,
-        as_of: str | None = None,
-    ) -> Seen:
-        look = Look.of(
-            name,
-            reads_of(judged.policy, subject),
-            decisions_of(name, subject),
-            up_to=up_to,
-            as_of=as_of,
-        )
-        return await self._looks.look(tenant_id, look)
-
     async def _must_not_stand(
         self, tenant_id: int, asked: NewDecision, standing: int | None
     ) -> None:
@@ -276,139 +226,21 @@ class Decisions:
         if standing is None:
             message = f"There is no decision of this policy about `{asked.subject}` to supersede."
             raise InvalidInput(message, [FieldError("/supersedes/decision", message)])
-        found = await self._told(tenant_id, standing)
+        found = await self.found.told(tenant_id, standing)
         outcome = "erased" if found.told is None else found.told["outcome"]
         raise DecisionStands(
             f"Decision {standing} stands about `{asked.subject}`: `{outcome}`. To take its place, "
             f"send `supersedes` with `decision: {standing}` and a reason.",
-            written({"id": standing} if found.told is None else _shown(standing, found)),
+            written({"id": standing} if found.told is None else shown_decision(standing, found)),
         )
-
-    # --- Finding ----------------------------------------------------------------------
-
-    async def one(self, caller: Principal, decision_id: int) -> Found:
-        """A decision, and whether it stands. Raises ``DecisionNotFound``, ``ScopeMissing``."""
-        found = await self._readable(caller, decision_id)
-        document = {
-            **_shown(decision_id, found),
-            "state": "standing" if found.superseded_by is None else "superseded",
-            "superseded_by": found.superseded_by,
-        }
-        return Found(written(document), found.head, found.incarnation)
-
-    async def page(self, caller: Principal, asked: DecisionParameters) -> DecisionPage:
-        """A page of decisions, by their policy and their subject.
-
-        Raises:
-            ScopeMissing, InvalidInput, BookRestored
-        """
-        tags = [
-            *(() if asked.policy is None else (decision_tag(asked.policy),)),
-            *(() if asked.subject is None else (asked.subject,)),
-        ]
-        query = (Item(types=frozenset({DECISION_MADE}), tags=frozenset(tags)),)
-        caller.must_read(query)
-        read = ReadRequest(
-            query=query,
-            query_document=encode(query_document(query)).decode(),
-            newest_first=asked.order == "desc",
-            limit=asked.limit,
-        )
-        if asked.cursor is not None:
-            read = read.resumed_at(asked.cursor, "query")
-        page = await self._log.page(caller.tenant_id, read)
-        events: list[Any] = [parse(text.encode()) for text in page.events]
-        return DecisionPage(
-            texts=tuple(
-                written(
-                    shown(event["id"], event["created_at"], event["agent_name"], event["payload"])
-                )
-                for event in events
-                if event["payload"] is not None
-            ),
-            head=page.head,
-            incarnation=page.incarnation,
-            next=page.next,
-            has_more=page.has_more,
-        )
-
-    async def explained(self, caller: Principal, decision_id: int) -> Found:
-        """Why a decision came out as it did. Raises as ``one``, and ``PolicyNotFound``."""
-        found = await self._readable(caller, decision_id)
-        document = await self._explained(caller.tenant_id, decision_id, found, caller)
-        return Found(written(document), found.head, found.incarnation)
-
-    async def replay(self, caller: Principal, decision_id: int, version: int | None) -> Found:
-        """Make a decision again from its record, by its own version or (what if) by another.
-
-        Raises as ``one``, and ``PolicyNotFound`` for a version that there is not.
-        """
-        found = await self._readable(caller, decision_id)
-        told = _record_of(found)
-        tenant_id, name = caller.tenant_id, told["policy"]
-        own = await self.policies.version(tenant_id, name, told["version"])
-        other = own if version is None else await self.policies.version(tenant_id, name, version)
-        caller.must_read(reads_of(own.policy, told["subject"]))
-        seen = await self._seen(
-            tenant_id, own, name, told["subject"], up_to=told["head"], as_of=told["as_of"]
-        )
-        came: Replayed = await asyncio.to_thread(replayed, told, own, other, seen.signals)
-        number = told["version"] if version is None else version
-        return Found(
-            written({"decision": decision_id, "version": number, **came}),
-            found.head,
-            found.incarnation,
-        )
-
-    async def _explained(
-        self,
-        tenant_id: int,
-        decision_id: int,
-        found: StoredDecision,
-        caller: Principal | None = None,
-    ) -> dict[str, Any]:
-        told = _record_of(found)
-        judged = await self.policies.version(tenant_id, told["policy"], told["version"])
-        if caller is not None:
-            caller.must_read(reads_of(judged.policy, told["subject"]))
-        seen = await self._seen(
-            tenant_id,
-            judged,
-            told["policy"],
-            told["subject"],
-            up_to=told["head"],
-            as_of=told["as_of"],
-        )
-        return explanation(_shown(decision_id, found), told["inputs"], judged.policy, seen.signals)
-
-    async def _readable(self, caller: Principal, decision_id: int) -> StoredDecision:
-        found = await self._told(caller.tenant_id, decision_id)
-        if found.told is not None:
-            caller.must_read([decisions_of(found.told["policy"], found.told["subject"])])
-        return found
-
-    async def _told(self, tenant_id: int, decision_id: int) -> StoredDecision:
-        found = await self._store.decision(tenant_id, decision_id)
-        if found is None:
-            raise DecisionNotFound(_NOT_FOUND)
-        return found
 
 
 async def _evaluated(judged: JudgedPolicy, inputs: Mapping[str, Any]) -> Evaluated:
     """Apply the rules: between two other requests, or where that takes long, in a thread."""
-    if judged.rules.steps(inputs) <= limits.DECISION_STEPS_IN_TURN:
-        return judged.rules.evaluate(inputs)
-    return await asyncio.to_thread(judged.rules.evaluate, inputs)
-
-
-def _record_of(found: StoredDecision) -> dict[str, Any]:
-    if found.told is None:
-        raise DecisionNotFound(_ERASED)
-    return found.told
-
-
-def _shown(decision_id: int, found: StoredDecision) -> dict[str, Any]:
-    return shown(decision_id, found.created_at, found.agent_name, _record_of(found))
+    asked = judged.rules.asked(inputs)
+    if judged.rules.steps(asked) <= limits.DECISION_STEPS_IN_TURN:
+        return judged.rules.decide(asked)
+    return await asyncio.to_thread(judged.rules.decide, asked)
 
 
 def _name_of(caller: Principal, asked: NewDecision) -> str:

@@ -69,6 +69,12 @@ class Read(Wire):
     ] = None
     may_be_missing: bool = False
 
+    @cached_property
+    def steps(self) -> tuple[str, ...]:
+        """The names in its path, in their order."""
+        pointer = self.path or ""
+        return tuple(step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:])
+
     @model_validator(mode="after")
     def _path_where_it_is_needed(self) -> Self:
         if self.take == "count" and self.path is not None:
@@ -185,6 +191,15 @@ class Policy(Wire):
     def inputs(self) -> frozenset[str]:
         """The names of all inputs."""
         return frozenset(self.reads) | frozenset(self.extra)
+
+    @cached_property
+    def looks_at(self) -> Mapping[frozenset[str], frozenset[str]]:
+        """Which types of events it reads, by the agents that must have written them (empty: any)."""
+        types: dict[frozenset[str], frozenset[str]] = {}
+        for read in self.reads.values():
+            agents = frozenset(read.agents or ())
+            types[agents] = types.get(agents, frozenset()) | frozenset(read.types)
+        return types
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

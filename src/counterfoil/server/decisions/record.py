@@ -10,7 +10,8 @@ for again, are the same bytes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -22,11 +23,14 @@ from counterfoil.server.decisions.judging import JudgedPolicy
 from counterfoil.server.decisions.model import NewDecision
 from counterfoil.server.decisions.policy import Policy
 from counterfoil.server.log.fields import OWN_TYPE_PREFIX
-from counterfoil.server.log.query import Item
+from counterfoil.server.log.query import Item, query_document
 
 DECISION_MADE: Final = f"{OWN_TYPE_PREFIX}decision_made"
 POLICY_CHANGED: Final = (f"{OWN_TYPE_PREFIX}policy_activated", f"{OWN_TYPE_PREFIX}policy_retired")
 """The events that change which version is in force."""
+
+_CHANGES: Final = frozenset(POLICY_CHANGED)
+_MADE: Final = frozenset({DECISION_MADE})
 
 _RECORD: Final = (
     *("policy", "version", "digest", "engine", "subject", "outcome", "kind", "reasons", "inputs"),
@@ -35,7 +39,7 @@ _RECORD: Final = (
 """What a record says, in the order in which it is shown."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rests:
     """What a decision rests on.
 
@@ -51,7 +55,7 @@ class Rests:
     taken: Mapping[str, Taken]
     extra: Mapping[str, Any]
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, Any]:
         """All inputs, by name."""
         named = {**{name: one.value for name, one in self.taken.items()}, **self.extra}
@@ -74,23 +78,38 @@ def decision_tag(name: str) -> str:
 
 def reads_of(policy: Policy, subject: str) -> tuple[Item, ...]:
     """The events about a subject that a policy looks at: an item for each choice of agents."""
-    types: dict[frozenset[str], set[str]] = {}
-    for read in policy.reads.values():
-        types.setdefault(frozenset(read.agents or ()), set()).update(read.types)
-    return tuple(
-        Item(frozenset(named), agents, frozenset({subject})) for agents, named in types.items()
-    )
+    tags = frozenset({subject})
+    return tuple([Item(types, agents, tags) for agents, types in policy.looks_at.items()])
 
 
 def decisions_of(name: str, subject: str) -> Item:
     """The decisions of a policy about a subject."""
-    return Item(types=frozenset({DECISION_MADE}), tags=frozenset({subject, decision_tag(name)}))
+    return Item(types=_MADE, tags=frozenset({subject, decision_tag(name)}))
 
 
-def condition_of(name: str, policy: Policy, subject: str) -> tuple[Item, ...]:
-    """What must not have changed for a decision to stand: all that it has read."""
-    changes = Item(types=frozenset(POLICY_CHANGED), tags=frozenset({policy_tag(name)}))
-    return (*reads_of(policy, subject), decisions_of(name, subject), changes)
+class Basis(NamedTuple):
+    """What a decision about a subject rests on, as queries.
+
+    Attributes:
+        reads: the events that its policy looks at.
+        decisions: the decisions of the policy about it.
+        condition: all that must not have changed for the decision to stand: these, and which
+            version is in force.
+        documents: the condition's items as the database takes them, in their order.
+    """
+
+    reads: tuple[Item, ...]
+    decisions: Item
+    condition: tuple[Item, ...]
+    documents: list[dict[str, list[str]]]
+
+
+def basis_of(name: str, policy: Policy, subject: str) -> Basis:
+    """What a decision by this policy about this subject rests on."""
+    reads, decisions = reads_of(policy, subject), decisions_of(name, subject)
+    changes = Item(types=_CHANGES, tags=frozenset({policy_tag(name)}))
+    condition = (*reads, decisions, changes)
+    return Basis(reads, decisions, condition, query_document(condition))
 
 
 def record(
@@ -175,8 +194,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         text = format(value or abs(value), "f")
         return Decimal(text) if "." in text else int(text)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {name: plain(one) for name, one in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(one) for one in value]
-    return value
+    return [plain(one) for one in value] if isinstance(value, list) else value

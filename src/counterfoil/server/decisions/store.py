@@ -1,18 +1,20 @@
 """The door of policies and decisions to the database: the only caller of its SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from counterfoil.server.core import limits
-from counterfoil.server.core.document import encode, parse
+from counterfoil.server.core.document import encode
 from counterfoil.server.core.errors import invariant
 from counterfoil.server.db.reading import Reader, first, there
 from counterfoil.server.db.statement import statements_of
 from counterfoil.server.decisions.inputs import Signal
+from counterfoil.server.decisions.record import Basis
 from counterfoil.server.log.operations import Stored
-from counterfoil.server.log.query import Item, query_document
 
 _STATEMENTS: Final = statements_of("counterfoil.server.decisions")
 
@@ -41,26 +43,20 @@ class Look:
 
     @classmethod
     def of(
-        cls,
-        policy: str,
-        reads: Sequence[Item],
-        decisions: Item,
-        *,
-        up_to: int | None = None,
-        as_of: str | None = None,
+        cls, policy: str, basis: Basis, *, up_to: int | None = None, as_of: str | None = None
     ) -> "Look":
         """Ask for all that a decision rests on.
 
         Args:
             policy: its name.
-            reads: the events that it looks at.
-            decisions: its decisions about the subject.
+            basis: what it rests on.
             up_to, as_of: of a decision's record, to see again what that decision saw.
         """
+        count = len(basis.reads)
         document: dict[str, Any] = {
             "policy": policy,
-            "decisions": query_document([decisions]),
-            "query": query_document(reads),
+            "query": basis.documents[:count],
+            "decisions": basis.documents[count : count + 1],
         }
         if up_to is not None:
             document |= {"up_to": up_to, "as_of": as_of}
@@ -236,10 +232,7 @@ def _signal(row: Sequence[str | None]) -> Signal:
     )
 
 
-def _object(text: str) -> Any:
-    return parse(text.encode())
-
-
-def _texts(text: str) -> list[str]:
-    tags: Any = parse(text.encode())
-    return [str(tag) for tag in tags]
+# What PostgreSQL writes was judged when it was stored, and holds no key twice: it need not be judged
+# again, only read exactly.
+_object: Final[Callable[[str], Any]] = msgspec.json.Decoder(Any, float_hook=Decimal).decode
+_texts: Final = msgspec.json.Decoder(list[str]).decode

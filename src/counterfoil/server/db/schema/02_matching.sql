@@ -42,14 +42,18 @@ as $$
 declare
     -- Enough to tell rare from common. A range of no more positions is walked as it is.
     c_probe_events constant integer := 1000;
-    -- Of a tag with fewer events than this, walking them all costs less than looking for a
+    -- Of a tag with fewer events than this, looking at them all costs less than looking for a
     -- better way. Most queries name such a one: an application, a transaction.
     c_rare_events constant integer := 50;
     v_found bigint[] := '{}';
     v_item record;
     v_way text;
     v_lead text;
+    v_tag text;
+    v_rare bigint[];        -- what bears a tag that few do
     v_tag_alone boolean;
+    -- What one item has found by a tag is in order as it is.
+    v_in_order boolean := jsonb_array_length(p_query) = 1;
 begin
     if p_query is null then
         if p_newest_first then
@@ -80,69 +84,79 @@ begin
             when v_item.types is not null then 'types'
         end;
         v_lead := v_item.tags[1];
+        v_rare := null;
         if p_up_to - p_after > c_probe_events
            and coalesce(cardinality(v_item.tags), 0) + (v_item.agents is not null)::integer
                + (v_item.types is not null)::integer > 1 then
-            select rare.tag into v_lead
+            foreach v_tag in array coalesce(v_item.tags, '{}') loop
+                v_rare := array(
+                    select t.position from counterfoil.event_tags t
+                    where t.tenant_id = p_tenant_id and t.tag = v_tag
+                      and t.position > p_after and t.position <= p_up_to
+                    limit c_rare_events);
+                exit when cardinality(v_rare) < c_rare_events;
+            end loop;
+            if cardinality(v_rare) < c_rare_events then
+                v_found := v_found || array(
+                    select r.position
+                    from unnest(v_rare) as r (position)
+                    where exists (
+                        select from counterfoil.events e
+                        where e.tenant_id = p_tenant_id and e.position = r.position
+                          and e.tags @> v_item.tags
+                          and (v_item.types is null or e.event_type = any (v_item.types))
+                          and (v_item.agents is null or e.agent_name = any (v_item.agents))
+                          and (p_payload is null or e.payload @> p_payload)
+                        offset 0)
+                    order by case when p_newest_first then -r.position else r.position end
+                    limit p_limit);
+                continue;
+            end if;
+            select way.name, way.tag into v_way, v_lead
             from (
-                select wanted.tag, (
+                select 'tag' as name, wanted.tag, (
                     select count(*) from (
                         select from counterfoil.event_tags t
                         where t.tenant_id = p_tenant_id and t.tag = wanted.tag
                           and t.position > p_after and t.position <= p_up_to
-                        limit c_rare_events
+                        limit c_probe_events
                     ) as probe) as events
                 from unnest(v_item.tags) as wanted (tag)
-                offset 0
-            ) as rare
-            where rare.events < c_rare_events
-            order by rare.events limit 1;
-            if not found then
-                select way.name, way.tag into v_way, v_lead
-                from (
-                    select 'tag' as name, wanted.tag, (
-                        select count(*) from (
-                            select from counterfoil.event_tags t
-                            where t.tenant_id = p_tenant_id and t.tag = wanted.tag
-                              and t.position > p_after and t.position <= p_up_to
-                            limit c_probe_events
-                        ) as probe) as events
-                    from unnest(v_item.tags) as wanted (tag)
-                    union all
-                    select 'agents', null, (
-                        select count(*) from (
-                            select from unnest(v_item.agents) as wanted (agent_name)
-                            cross join lateral (
-                                select from counterfoil.events e
-                                where e.tenant_id = p_tenant_id
-                                  and (e.agent_name, e.position) > (wanted.agent_name, p_after)
-                                  and (e.agent_name, e.position) <= (wanted.agent_name, p_up_to)
-                                order by e.agent_name, e.position limit c_probe_events
-                            ) as by_agent
-                            limit c_probe_events
-                        ) as probe)
-                    where v_item.agents is not null
-                    union all
-                    select 'types', null, (
-                        select count(*) from (
-                            select from unnest(v_item.types) as wanted (event_type)
-                            cross join lateral (
-                                select from counterfoil.events e
-                                where e.tenant_id = p_tenant_id
-                                  and (e.event_type, e.position) > (wanted.event_type, p_after)
-                                  and (e.event_type, e.position) <= (wanted.event_type, p_up_to)
-                                order by e.event_type, e.position limit c_probe_events
-                            ) as by_type
-                            limit c_probe_events
-                        ) as probe)
-                    where v_item.types is not null
-                ) as way
-                -- Where several are as common as can be told, not by a tag: there each event
-                -- costs a lookup of its row, which the other two walk along anyway.
-                order by way.events, way.name = 'tag' limit 1;
-            end if;
+                union all
+                select 'agents', null, (
+                    select count(*) from (
+                        select from unnest(v_item.agents) as wanted (agent_name)
+                        cross join lateral (
+                            select from counterfoil.events e
+                            where e.tenant_id = p_tenant_id
+                              and (e.agent_name, e.position) > (wanted.agent_name, p_after)
+                              and (e.agent_name, e.position) <= (wanted.agent_name, p_up_to)
+                            order by e.agent_name, e.position limit c_probe_events
+                        ) as by_agent
+                        limit c_probe_events
+                    ) as probe)
+                where v_item.agents is not null
+                union all
+                select 'types', null, (
+                    select count(*) from (
+                        select from unnest(v_item.types) as wanted (event_type)
+                        cross join lateral (
+                            select from counterfoil.events e
+                            where e.tenant_id = p_tenant_id
+                              and (e.event_type, e.position) > (wanted.event_type, p_after)
+                              and (e.event_type, e.position) <= (wanted.event_type, p_up_to)
+                            order by e.event_type, e.position limit c_probe_events
+                        ) as by_type
+                        limit c_probe_events
+                    ) as probe)
+                where v_item.types is not null
+            ) as way
+            -- Where several are as common as can be told, not by a tag: there each event
+            -- costs a lookup of its row, which the other two walk along anyway.
+            order by way.events, way.name = 'tag' limit 1;
         end if;
 
+        v_in_order := v_in_order and v_way = 'tag';
         if v_way = 'tag' then
             v_tag_alone := cardinality(v_item.tags) = 1 and v_item.types is null
                 and v_item.agents is null and p_payload is null;
@@ -241,7 +255,9 @@ begin
         end if;
     end loop;
 
-    if p_newest_first then
+    if v_in_order then
+        return query select unnest(v_found);
+    elsif p_newest_first then
         return query select distinct f.position from unnest(v_found) as f (position)
             order by f.position desc limit p_limit;
     else
