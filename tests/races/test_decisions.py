@@ -100,6 +100,13 @@ def application(offices: Offices, tx: str) -> Application:
     return Application(offices, tx)
 
 
+def created(answer: httpx2.Response) -> dict[str, Any]:
+    """The decision that was made."""
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
 async def test_a_signal_that_is_uncommitted_while_it_is_read_makes_it_start_anew(
     application: Application, decided_book: Book, start: Start[Any]
 ) -> None:
@@ -109,7 +116,7 @@ async def test_a_signal_that_is_uncommitted_while_it_is_read_makes_it_start_anew
         ((_, application_name, blocked_by),) = await decided_book.waiting(1)
         assert (application_name, blocked_by) == ("counterfoil appends", [risk.pid])
         await risk.commit()
-        made = (await deciding).json()
+        made = created(await deciding)
     assert made["signals"]["debt"] == [landed]
     assert (made["outcome"], made["inputs"]["debt"]) == ("decline", 150_000)
     assert made["head"] == landed == made["id"] - 1
@@ -122,7 +129,7 @@ async def test_a_signal_that_is_rolled_back_changes_nothing(
         await risk.store(application.signal(DEBTS, 150_000))
         deciding = start(asyncio.to_thread(application.asked))
         await decided_book.waiting(1)
-    made = (await deciding).json()
+    made = created(await deciding)
     assert (made["outcome"], made["signals"]["debt"]) == ("approve", [application.debt])
 
 
@@ -135,7 +142,7 @@ async def test_what_the_policy_does_not_read_does_not_make_it_start_anew(
         deciding = start(asyncio.to_thread(application.asked))
         await decided_book.waiting(1)
         await risk.commit()
-        made = (await deciding).json()
+        made = created(await deciding)
     # It stands on what it read first: two events have landed since, and neither counts.
     assert made["head"] == made["id"] - 3
     assert made["outcome"] == "approve"
@@ -157,7 +164,7 @@ async def test_a_version_put_in_force_meanwhile_decides(
         deciding = start(asyncio.to_thread(application.asked))
         await decided_book.waiting(1)
         await approver.commit()
-        made = (await deciding).json()
+        made = created(await deciding)
     assert (made["version"], made["outcome"]) == (2, "decline")
 
 
@@ -181,7 +188,12 @@ async def test_a_freeze_meanwhile_holds_it_back(
     application: Application, decided_book: Book, start: Start[Any]
 ) -> None:
     async with decided_book.session() as keeper:
-        row = {"kind": "tag", "subject": application.subject, "reason": "An incident.", "by": "person:grace"}
+        row = {
+            "kind": "tag",
+            "subject": application.subject,
+            "reason": "An incident.",
+            "by": "person:grace",
+        }
         event = own_event("frozen", row, tags=[application.subject], principal="person:grace")
         await keeper.store(own_append(event, effect={"effect": "freeze", **row}, asked={}))
         deciding = start(asyncio.to_thread(application.asked))
@@ -200,7 +212,7 @@ async def test_of_two_in_two_processes_one_stands_and_the_other_is_shown_it(
         second = start(asyncio.to_thread(application.asked, offices.other))
         await decided_book.waiting(2)
         await gate.open()
-        made = (await first).json()
+        made = created(await first)
         problem = assert_problem(await second, 409, "decision-stands")
     assert problem["decision"] == made
     assert application.decisions() == [made]
