@@ -23,11 +23,11 @@ OWNED: Final = (
     *("books", "events", "event_tags", "idempotency_keys"),
     *("keys", "key_uses", "rules", "event_types", "freezes"),
     *("consumers", "consumer_progress", "deliveries", "delivery_keys"),
-    *("dead_letters", "consumer_calls"),
+    *("dead_letters", "consumer_calls", "policies"),
 )
 PACKAGES: Final = (
     *("counterfoil.server.log", "counterfoil.server.access", "counterfoil.server.brake"),
-    "counterfoil.server.event_types",
+    *("counterfoil.server.event_types", "counterfoil.server.decisions"),
 )
 NOT_ONE_TENANTS: Final = frozenset(
     # What tells of the database or of all tenants, by its purpose; and what only writes.
@@ -51,6 +51,11 @@ CONSUMERS_ROWS: Final[tuple[LiteralString, ...]] = (
     '[]', 'why', 1, now(), 'p', false)""",
     "insert into counterfoil.consumer_calls values (%(tenant)s, 'p', 'k', sha256('x'), '{}', now())",
 )
+POLICIES_ROW: Final[LiteralString] = """insert into counterfoil.policies (tenant_id, name, version,
+    position, document, digest, state, drafted_at, drafted_by, activated_at, activated_by) values (
+    %(tenant)s, 'c' || %(tenant)s::text, 1, 1, '{"by":"agent_' || %(tenant)s::text || '"}',
+    sha256(convert_to('{"by":"agent_' || %(tenant)s::text || '"}', 'UTF8')), 'active', now(),
+    'agent:agent_' || %(tenant)s::text, now(), 'person:p')"""
 ON_THE_TENANT: Final = re.compile(
     r"\b[a-z]+\.tenant_id\s*=\s*(?:%\(tenant_id\)s::integer|p_tenant_id|[a-z]+\.tenant_id)"
 )
@@ -98,7 +103,7 @@ def owned(cluster: Cluster) -> Iterator[Database]:
                     "(%s, 1, 'agent', %s, 'why', null, now(), 'p')",
                     [tenant_id, f"agent_{tenant_id}"],
                 )
-                for rows in CONSUMERS_ROWS:
+                for rows in (*CONSUMERS_ROWS, POLICIES_ROW):
                     connection.execute(rows, {"tenant": tenant_id})
         yield owner
 
@@ -171,6 +176,8 @@ def test_a_statement_without_its_conditions_shows_no_other_tenant(
         "name": "c2",
         "names": "c1,c2",
         "principal": "p",
+        "asked": '[{"policy": "c2", "decisions": [{"types": ["noted"]}], '
+        '"query": [{"agents": ["agent_2"]}]}]',
     }
     if "%(after)s::text" in sql:
         parameters["after"] = ""

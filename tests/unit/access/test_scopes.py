@@ -73,7 +73,7 @@ def asks(*types: str, tags: tuple[str, ...] = ()) -> list[Item]:
         (f"read:a@{'k' * 65}", "is no kind of tags"),
         (
             "manage:key",
-            "`manage:` goes on with `keys`, `event-types`, `brake`, `consumers`, `settings` or `*`; this",
+            "`manage:` goes on with `keys`, `event-types`, `brake`, `consumers`, `policies`, `settings` or `*`; this",
         ),
         ("operate:", "`operate:` goes on with `tenants`, `metrics` or `*`; this is `operate:`."),
         ("operate:t*", "`operate:` goes on with"),
