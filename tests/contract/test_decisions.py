@@ -129,6 +129,46 @@ def test_at_most_one_decision_stands_and_a_later_one_names_it(office: Office) ->
     assert assert_problem(stale, 409, "decision-stands")["decision"]["id"] == second["id"]
 
 
+@pytest.mark.parametrize("others", [0, 49, 60, 1_200])
+def test_a_decision_finds_its_signals_among_however_many_events(
+    office: Office, others: int
+) -> None:
+    """Of few events about a subject all are looked at; of many, it is looked how to find them."""
+    signals = office.known(debt=120_000)
+    for begin in range(0, others, 1_000):
+        batch = [
+            {
+                "agent_name": "risk_agent",
+                "event_type": "noted",
+                "payload": {"monthly_minor": 1},
+                "tags": ["application:1"],
+            }
+        ] * min(1_000, others - begin)
+        assert office.risk.post("/events/batch", {"events": batch}).status_code == 201
+    made = office.decided()
+    assert made["signals"] == {"debt": [signals[0]], "income": [signals[1]]}
+    assert assert_problem(office.asked(), 409, "decision-stands")["decision"] == made
+    anew = office.decided(supersedes={"decision": made["id"], **AGAIN})
+    assert anew["signals"] == made["signals"]
+    replay = office.approver.post(f"/decisions/{made['id']}/replay", {}).json()
+    assert (replay["identical"], replay["signals"]) == (True, "identical")
+
+
+def test_more_signals_than_a_decision_may_rest_on_are_refused(office: Office) -> None:
+    office.known()
+    batch = [
+        {
+            "agent_name": "risk_agent",
+            "event_type": DEBTS,
+            "payload": {"monthly_minor": 1},
+            "tags": ["application:1"],
+        }
+    ] * 999
+    assert office.risk.post("/events/batch", {"events": batch}).status_code == 201
+    said = refused(office, 422, "decision-inputs-refused", "/subject")
+    assert "1,000 events at most" in said
+
+
 def test_what_does_not_stand_cannot_be_superseded(office: Office) -> None:
     office.known()
     answer = office.asked(supersedes={"decision": 1, **AGAIN})

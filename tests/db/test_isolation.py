@@ -176,7 +176,8 @@ def test_a_statement_without_its_conditions_shows_no_other_tenant(
         "name": "c2",
         "names": "c1,c2",
         "principal": "p",
-        "asked": '[{"policy": "c2", "decisions": [{"types": ["noted"]}], '
+        "few": 50,
+        "asked": '[{"policy": "c2", "subject": "customer:c", "decisions": [{"types": ["noted"]}], '
         '"query": [{"agents": ["agent_2"]}]}]',
     }
     if "%(after)s::text" in sql:

@@ -6,7 +6,7 @@ A guard that reads by one and is checked by the other must mean the same.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import psycopg
@@ -107,6 +107,17 @@ def test_sql_and_python_agree_on_what_matches(
             ],
         ).fetchall()
         assert [position for (position,) in found] == expected(book, question), question
+        if question.query is None:
+            continue
+        held = connection.execute(
+            "select e.position from counterfoil.events e where e.tenant_id = %s "
+            "and counterfoil.event_matches(e, %s) order by e.position",
+            [tenant_id, json.dumps(query_document(question.query))],
+        ).fetchall()
+        everything = replace(
+            question, payload=None, after=0, up_to=5_000, limit=5_000, newest_first=False
+        )
+        assert [position for (position,) in held] == expected(book, everything), question
 
 
 def expected(book: list[dict[str, object]], question: Asked) -> list[int]:
@@ -149,6 +160,12 @@ def test_a_rare_tag_of_a_wide_book_is_held_against_the_rest_of_the_item(
                 [tenant_id, json.dumps([item]), payload and json.dumps(payload), newest_first],
             ).fetchall()
             assert [one for (one,) in rows] == (found[::-1] if newest_first else found), item
+        held = connection.execute(
+            "select e.position from counterfoil.events e where e.tenant_id = %s "
+            "and counterfoil.event_matches(e, %s) and e.payload @> %s order by e.position",
+            [tenant_id, json.dumps([item]), json.dumps(payload or {})],
+        ).fetchall()
+        assert [one for (one,) in held] == found, item
 
 
 def test_books_are_apart(connection: psycopg.Connection) -> None:

@@ -179,7 +179,9 @@ class Finding:
         basis = basis_of(told["policy"], judged.policy, told["subject"])
         if caller is not None:
             caller.must_read(basis.reads)
-        look = Look.of(told["policy"], basis, up_to=told["head"], as_of=told["as_of"])
+        look = Look.of(
+            told["policy"], told["subject"], basis, up_to=told["head"], as_of=told["as_of"]
+        )
         return await self._looks.look(tenant_id, look)
 
 

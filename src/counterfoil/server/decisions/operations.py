@@ -149,7 +149,7 @@ class Decisions:
             basis = basis_of(asked.policy, judged.policy, asked.subject)
             caller.must_read(basis.condition)
             must_be_extra(judged, asked.inputs)
-            look = Look.of(asked.policy, basis)
+            look = Look.of(asked.policy, asked.subject, basis)
             seen = await self._looks.look(tenant_id, look)
             if seen.version != version:
                 self.policies.learn(tenant_id, asked.policy, seen.version)

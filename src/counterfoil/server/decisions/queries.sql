@@ -6,9 +6,25 @@
 -- stands, what time it is, and for each which version of its policy is in force, which decision
 -- stands, and the events that the policy reads, oldest first. At least one row for each; of its
 -- events as many as fit into `bytes_max`.
+-- Most subjects have few events: these are walked once, and each is held against what is asked
+-- (event_matches). Only of the others it is looked how they are found best (matching_v1): the call
+-- alone, with its settings, costs more than such a walk.
 -- With `up_to` and `as_of` of a decision's record it shows what that decision saw.
 select asked.nth, b.incarnation, seen.head, counterfoil.time_text(seen.as_of), p.version,
-       d.position, shown.found, shown.position, shown.event_type, shown.agent_name,
+       case when few.are_all then (
+           select max(one.position)
+           from unnest(few.positions) as one (position)
+           where exists (
+               select from counterfoil.events e
+               where e.tenant_id = b.tenant_id and e.position = one.position
+                 and counterfoil.event_matches(e, asked.decisions)
+               offset 0)
+       ) else (
+           select m.position
+           from counterfoil.matching_v1(b.tenant_id, asked.decisions, null, 0, seen.head, 1, true)
+               as m (position)
+       ) end,
+       shown.found, shown.position, shown.event_type, shown.agent_name,
        counterfoil.time_text(shown.created_at),
        greatest(extract(epoch from seen.as_of - shown.created_at), 0)::text, shown.payload
 from (
@@ -20,35 +36,49 @@ from (
     offset 0
 ) as b
 cross join rows from (jsonb_to_recordset(%(asked)s::jsonb) as (
-    policy text, decisions jsonb, query jsonb, up_to bigint, as_of timestamptz)) with ordinality
-    as asked (policy, decisions, query, up_to, as_of, nth)
+    policy text, subject text, decisions jsonb, query jsonb, up_to bigint, as_of timestamptz))
+    with ordinality as asked (policy, subject, decisions, query, up_to, as_of, nth)
 cross join lateral (
     select least(asked.up_to, b.head) as head, coalesce(asked.as_of, b.now) as as_of
 ) as seen
+cross join lateral (
+    select walked.positions, cardinality(walked.positions) <= %(few)s::integer as are_all
+    from (
+        select array(
+            select t.position from counterfoil.event_tags t
+            where t.tenant_id = b.tenant_id and t.tag = asked.subject and t.position <= seen.head
+            order by t.position
+            limit %(few)s::integer + 1) as positions
+        offset 0
+    ) as walked
+) as few
 left join lateral (
     select p.version from counterfoil.policies p
     where p.tenant_id = b.tenant_id and p.name = asked.policy and p.state = 'active'
     offset 0
 ) as p on true
 left join lateral (
-    select m.position
-    from counterfoil.matching_v1(b.tenant_id, asked.decisions, null, 0, seen.head, 1, true)
-        as m (position)
-) as d on true
-left join lateral (
     select read.*, count(*) over () as found,
            sum(octet_length(read.payload)) over (order by read.position)
                - octet_length(read.payload) as bytes_before
     from (
-        select m.position, e.event_type, e.agent_name, e.created_at, e.payload
-        from counterfoil.matching_v1(
-            b.tenant_id, asked.query, null, 0, seen.head, %(limit)s::integer, false
-        ) as m (position)
+        select found.position, e.event_type, e.agent_name, e.created_at, e.payload
+        from (
+            select one.position from unnest(few.positions) as one (position)
+            where few.are_all
+            union all
+            select m.position
+            from counterfoil.matching_v1(
+                b.tenant_id, asked.query, null, 0, seen.head, %(limit)s::integer, false
+            ) as m (position)
+            where not few.are_all
+        ) as found
         cross join lateral (
             select e.event_type, e.agent_name, e.created_at,
                    coalesce(e.payload::text, 'null') as payload
             from counterfoil.events e
-            where e.tenant_id = b.tenant_id and e.position = m.position
+            where e.tenant_id = b.tenant_id and e.position = found.position
+              and (not few.are_all or counterfoil.event_matches(e, asked.query))
             offset 0
         ) as e
     ) as read

@@ -18,6 +18,9 @@ from counterfoil.server.log.operations import Stored
 
 _STATEMENTS: Final = statements_of("counterfoil.server.decisions")
 
+_FEW_EVENTS: Final = 50
+"""About a subject: up to here, all are looked at, whatever they are."""
+
 
 class StoredPolicy(NamedTuple):
     """One version of a policy: its number, what it says, its digest, and all else as JSON text."""
@@ -43,18 +46,26 @@ class Look:
 
     @classmethod
     def of(
-        cls, policy: str, basis: Basis, *, up_to: int | None = None, as_of: str | None = None
+        cls,
+        policy: str,
+        subject: str,
+        basis: Basis,
+        *,
+        up_to: int | None = None,
+        as_of: str | None = None,
     ) -> "Look":
         """Ask for all that a decision rests on.
 
         Args:
             policy: its name.
+            subject: the tag that all of it bears.
             basis: what it rests on.
             up_to, as_of: of a decision's record, to see again what that decision saw.
         """
         count = len(basis.reads)
         document: dict[str, Any] = {
             "policy": policy,
+            "subject": subject,
             "query": basis.documents[:count],
             "decisions": basis.documents[count : count + 1],
         }
@@ -132,6 +143,7 @@ class DecisionStore:
                 "asked": f"[{documents.decode()}]",
                 "limit": limits.DECISION_SIGNALS_MAX + 1,
                 "bytes_max": limits.DECISION_SIGNALS_BYTES_MAX,
+                "few": _FEW_EVENTS,
             },
             tenant_id=tenant_id,
         )

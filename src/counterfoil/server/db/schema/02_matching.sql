@@ -267,6 +267,16 @@ begin
 end
 $$;
 
+-- Whether one event matches a query: the same rule, for events that were found already.
+create function counterfoil.event_matches(e counterfoil.events, p_query jsonb) returns boolean
+language sql stable
+return exists (
+    select
+    from jsonb_to_recordset(p_query) as i (types text[], agents text[], tags text[])
+    where (coalesce(i.types, '{}') = '{}' or e.event_type = any (i.types))
+      and (coalesce(i.agents, '{}') = '{}' or e.agent_name = any (i.agents))
+      and e.tags @> coalesce(i.tags, '{}'));
+
 -- A time as the service writes it everywhere: ISO 8601, UTC, six digits, with its offset.
 create function counterfoil.time_text(p_time timestamptz) returns text
 language sql stable parallel safe

@@ -47,6 +47,7 @@ grant select (
 grant execute on function
     counterfoil.append_v4(integer, jsonb, integer),
     counterfoil.matching_v1(integer, jsonb, jsonb, bigint, bigint, integer, boolean),
+    counterfoil.event_matches(counterfoil.events, jsonb),
     counterfoil.time_text(timestamptz),
     counterfoil.event_text(counterfoil.events),
     counterfoil.current_tenant(),

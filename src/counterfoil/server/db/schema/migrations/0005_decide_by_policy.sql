@@ -550,6 +550,16 @@ begin
 end
 $$;
 
+-- Whether one event matches a query: the same rule, for events that were found already.
+create function counterfoil.event_matches(e counterfoil.events, p_query jsonb) returns boolean
+language sql stable
+return exists (
+    select
+    from jsonb_to_recordset(p_query) as i (types text[], agents text[], tags text[])
+    where (coalesce(i.types, '{}') = '{}' or e.event_type = any (i.types))
+      and (coalesce(i.agents, '{}') = '{}' or e.agent_name = any (i.agents))
+      and e.tags @> coalesce(i.tags, '{}'));
+
 alter table counterfoil.policies enable row level security;
 alter table counterfoil.policies force row level security;
 create policy own_tenant_only on counterfoil.policies using (
@@ -559,3 +569,5 @@ revoke all on counterfoil.policies from public;
 revoke all on all functions in schema counterfoil from public;
 
 grant select on counterfoil.policies to counterfoil_service;
+grant execute on function counterfoil.event_matches(counterfoil.events, jsonb)
+    to counterfoil_service;
