@@ -308,8 +308,8 @@ def test_rules_without_a_row_for_it_decide_nothing(admin: Holder) -> None:
     office = Office.of(admin)
     office.in_force(
         with_rows(
-            {"_id": "high", "ratio": "> 0.5", "outcome": '"decline"', "reasons": '"D01"'},
             {"_id": "low", "ratio": "<= 0.3", "outcome": '"approve"', "reasons": ""},
+            {"_id": "high", "ratio": "> 0.5", "outcome": '"decline"', "reasons": '"D01"'},
         )
     )
     office.known(debt=80_000)

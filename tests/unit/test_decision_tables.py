@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counterfoil.server.core import limits
-from counterfoil.server.decisions.judging import judge_policy
+from counterfoil.server.decisions.judging import JudgedPolicy, judge_policy
 from counterfoil.server.decisions.rules.cells import catches_all, never_fits
 from counterfoil.server.decisions.rules.kinds import NUMBER, TEXT, TRUTH, Kind, list_of
 from tests.unit.policies import (
@@ -140,6 +140,16 @@ def test_a_row_that_catches_everything_does_not_approve(cell: str | None) -> Non
         rows(it)[2].update(outcome='"approve"', ratio=cell)
 
     must_be_refused(changed(approving), f"{DECIDE}/rules/2", "would approve a guess")
+
+
+def test_the_last_row_does_not_approve_whatever_it_asks() -> None:
+    def last(it: Document) -> None:
+        rows(it)[2].update(outcome='"approve"', ratio="<= 0.2")
+
+    must_be_refused(changed(last), f"{DECIDE}/rules/2", "The last row may not say `approve`")
+    declining = changed(lambda it: rows(it)[2].update(outcome='"decline"', reasons='"D01"'))
+    declining["examples"] = declining["examples"][:2]
+    assert isinstance(judge_policy(declining), JudgedPolicy)
 
 
 def test_a_row_behind_one_that_catches_everything_is_a_mistake() -> None:

@@ -147,6 +147,7 @@ def test_rules_that_come_to_nothing_are_told_beside_their_example(
 ) -> None:
     def without_catch_all(document: Policy) -> None:
         rows_of(document).pop()
+        rows_of(document).reverse()
         inputs = {"debt": 1, "income": 100, "flags": 1}
         document["examples"].append({"name": "flagged", "inputs": inputs, "outcome": "review"})
 

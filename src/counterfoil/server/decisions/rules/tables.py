@@ -208,6 +208,12 @@ def _judge_decisions(judge: Judge, table: _Table, kinds: Mapping[str, Kind]) -> 
                 at,
                 f"A row that catches everything may not say `{outcome}`: it would approve a guess.",
             )
+        elif outcome in words.approving and nth == len(table.rows) - 1:
+            judge.refuse(
+                at,
+                f"The last row may not say `{outcome}`: what nobody has thought of ends there. Put it "
+                "further up, and let the last row decline, or have somebody look.",
+            )
 
 
 def _constant(cell: Any) -> str | list[str] | None:
