@@ -444,3 +444,47 @@ def test_a_key_of_other_content_is_refused_and_a_refusal_is_not_kept(office: Off
     assert office.asked(key="one").status_code == 201
     for other in ({"subject": "application:2"}, {"on_behalf_of": "somebody"}):
         assert_problem(office.asked(key="one", **other), 422, "idempotency-mismatch")
+
+
+# --- Counting ---------------------------------------------------------------------
+
+
+def test_what_comes_of_asking_is_counted(service: Service, office: Office) -> None:
+    def counted() -> dict[str, float]:
+        with holder_of(service) as operator:
+            lines = operator.get("/metrics").text.splitlines()
+        found = {}
+        for line in lines:
+            if line.startswith(("counterfoil_decisions_total{", "counterfoil_decision_tries_")):
+                name, _, value = line.rpartition(" ")
+                found[name] = float(value)
+        return found
+
+    def by_result(result: str) -> str:
+        return f'counterfoil_decisions_total{{result="{result}"}}'
+
+    before = counted()
+    assert office.asked().status_code == 404
+    office.known(debt=20_000)
+    for _ in range(2):
+        assert office.asked(key="k").status_code == 201
+    assert office.asked().status_code == 409
+    office.known(debt=120_000, subject="application:2")
+    office.decided("application:2")
+    assert (
+        office.decider.post("/decisions", {"policy": "none", "subject": "a:1"}).status_code == 404
+    )
+    after = counted()
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    assert {
+        name: by for name, by in grown.items() if by and name.startswith("counterfoil_decisions")
+    } == {
+        by_result("approve"): 1,
+        by_result("decline"): 1,
+        by_result("replayed"): 1,
+        by_result("stands"): 1,
+        by_result("refused"): 2,
+    }
+    # A decision that was made before is not made again.
+    assert grown["counterfoil_decision_tries_count"] == 2
+    assert grown["counterfoil_decision_tries_sum"] == 2

@@ -82,6 +82,19 @@ PARKED_CLAIMS = Gauge(
     registry=_registry,
     multiprocess_mode="livesum",
 )
+DECISIONS = Counter(
+    "counterfoil_decisions_total",
+    "Decisions asked for, by what came of it: approve, review, decline (the outcome's kind), "
+    "replayed, stands, changed, refused, unavailable.",
+    ["result"],
+    registry=_registry,
+)
+DECISION_TRIES = Histogram(
+    "counterfoil_decision_tries",
+    "How often a decision was read and made anew until it stood.",
+    buckets=(1, 2, 3, 5, 10),
+    registry=_registry,
+)
 CLOCK_SKEW_ALARMS = Counter(
     "counterfoil_clock_skew_alarms_total",
     "Groups written while the book's last time lay well ahead of the database's clock.",

@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from counterfoil.server.access.principal import Principal
 from counterfoil.server.brake.operations import Brake
-from counterfoil.server.core import limits
+from counterfoil.server.core import limits, metrics
 from counterfoil.server.core.errors import (
     Busy,
     ConditionFailed,
@@ -116,6 +116,19 @@ class Decisions:
             Frozen: the agent, the subject or the book is.
             IdempotencyMismatch, Unavailable: as an append does.
         """
+        try:
+            decided = await self._decided_once(caller, asked, key=key, traceparent=traceparent)
+        except CounterfoilError as error:
+            metrics.DECISIONS.labels(_refusal_as_counted(error)).inc()
+            raise
+        if decided.replayed:
+            metrics.DECISIONS.labels("replayed").inc()
+        return decided
+
+    async def _decided_once(
+        self, caller: Principal, asked: NewDecision, *, key: str | None, traceparent: str | None
+    ) -> Decided:
+        """Decide, or answer as an earlier try of the same call was answered."""
         caller.must_decide(asked.policy)
         agent_name = _name_of(caller, asked)
         try:
@@ -142,7 +155,7 @@ class Decisions:
     ) -> Decided:
         tenant_id, conflict = caller.tenant_id, None
         content = _content(asked)
-        for _ in range(limits.DECISION_TRIES_MAX):
+        for tried in range(1, limits.DECISION_TRIES_MAX + 1):
             version, judged = await self.policies.in_force(tenant_id, asked.policy)
             _must_be_of_its_kind(judged, asked.subject)
             # What has changed meanwhile is shown, so all of the condition must be readable.
@@ -176,6 +189,8 @@ class Decisions:
                 raise await self._brake.explained(tenant_id, error) from None
             if stored.replayed:
                 return await self._answer(tenant_id, stored, asked)
+            metrics.DECISIONS.labels(judged.policy.outcomes[came.outcome].kind).inc()
+            metrics.DECISION_TRIES.observe(tried)
             made = StoredDecision.made(told, stored, seen.incarnation, agent_name)
             return await self._answer(tenant_id, stored, asked, made)
         if conflict is not None:
@@ -233,6 +248,19 @@ class Decisions:
             f"send `supersedes` with `decision: {standing}` and a reason.",
             written({"id": standing} if found.told is None else shown_decision(standing, found)),
         )
+
+
+def _refusal_as_counted(error: CounterfoilError) -> str:
+    """Why there is no decision, as the metrics say it."""
+    match error:
+        case DecisionStands():
+            return "stands"
+        case ConditionFailed():
+            return "changed"
+        case Unavailable():
+            return "unavailable"
+        case _:
+            return "refused"
 
 
 async def _evaluated(judged: JudgedPolicy, inputs: Mapping[str, Any]) -> Evaluated:
