@@ -71,6 +71,15 @@ class Holding:
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             connection.execute(_SQL["settle"])
 
+    @property
+    def name(self) -> str:
+        """The consumer of the run."""
+        return self._name
+
+    def written(self, events: int) -> None:
+        """So many events were appended to its book by others than its holders."""
+        self._subject.book.add(acknowledged=events)
+
     def begin(self) -> None:
         """Make a consumer that begins at the beginning; the others stay as they are."""
         self._made += 1

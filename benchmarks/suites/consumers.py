@@ -13,8 +13,10 @@ at once, one event at a time and fifty:
 
 Counterfoil is called over HTTP with a key, by two workers, and judges what it is sent; no call
 is keyed (no ``Idempotency-Key``): a claim that is lost is handed out again, and so it is with the
-peers. Those are called where they are fastest, by pgbench over the Unix socket. The latencies are
-of one call for Counterfoil, and of claiming and acknowledging together for the others.
+peers. Those are called where they are fastest, by pgbench over the Unix socket. With one holder
+so are Counterfoil's own stored functions (*functions*), which shows what handing out costs, and what
+the service. (With more, it is the service that puts their calls together.) The latencies are of one
+call over HTTP, and of claiming and acknowledging together for all that pgbench calls.
 
 Which peers: those of the registry that are kept up (a version in the last half year), run on
 PostgreSQL, and give leases and retries. Included, since they run at their best here: pgmq,
@@ -39,18 +41,31 @@ from functools import partial
 from typing import Final
 
 from benchmarks.harness.model import GOAL, Cell, Effort, Stage, counted
-from benchmarks.subjects import consuming, pgmq, pgmq_queue, pgqueuer, procrastinate, queues
+from benchmarks.subjects import (
+    consuming,
+    consuming_functions,
+    pgmq,
+    pgmq_queue,
+    pgqueuer,
+    procrastinate,
+    queues,
+)
+from benchmarks.subjects.consuming_functions import HoldingByFunctions
 from benchmarks.subjects.queues import Product, Turn
 
 HOLDERS: Final = (1, 8, 64)
 BATCHES: Final = (1, 50)
 WORKERS: Final = 2
 
+_DATABASE: Final = "consumers"
+
 EVENTS: Final = 400_000
 """Of the book: more than any run takes. One that comes to its end is refused."""
 
 OURS: Final = f"counterfoil-{WORKERS}-workers"
 OURS_AT_ONCE: Final = f"{OURS}-done-with-the-next"
+FUNCTIONS: Final = "counterfoil-functions"
+FUNCTIONS_AT_ONCE: Final = f"{FUNCTIONS}-done-with-the-next"
 
 PGMQ: Final = "pgmq"
 PROCRASTINATE: Final = "procrastinate"
@@ -59,6 +74,8 @@ PGQUEUER: Final = "pgqueuer"
 DOORS: Final[Mapping[str, str]] = {
     OURS: consuming.DOORS,
     OURS_AT_ONCE: consuming.DOORS_AT_ONCE,
+    FUNCTIONS: consuming_functions.DOORS,
+    FUNCTIONS_AT_ONCE: consuming_functions.DOORS_AT_ONCE,
     PGMQ: queues.DOORS,
     PROCRASTINATE: queues.DOORS,
     PGQUEUER: queues.DOORS,
@@ -91,6 +108,10 @@ class Load:
 def _subjects(turn: Turn) -> Iterator[str]:
     yield OURS
     yield PGMQ
+    if turn.holders == 1:
+        yield FUNCTIONS
+        if not turn.outcomes:
+            yield FUNCTIONS_AT_ONCE
     if not turn.outcomes:
         yield OURS_AT_ONCE
         yield PGQUEUER
@@ -152,22 +173,20 @@ class Consumers:
 
 
 def _open_counterfoil(stage: Stage, opened: ExitStack, loads: Sequence[Load]) -> list[Cell]:
-    ours = [load for load in loads if load.subject in {OURS, OURS_AT_ONCE}]
+    ours = [load for load in loads if load.subject not in _PEERS]
     if not ours:
         return []
-    holding = opened.enter_context(consuming.opened(stage, "consumers", events=EVENTS))
-    return [
-        Cell(
-            load.cell_id,
-            partial(holding.take, load.turn, _mode(load)),
-            holding.roles,
-            holding.prepare,
-        )
-        for load in ours
-    ]
+    holding = opened.enter_context(consuming.opened(stage, _DATABASE, events=EVENTS))
+    by_functions = HoldingByFunctions(stage, holding, _DATABASE)
+    cells = []
+    for load in ours:
+        way = by_functions if load.subject in {FUNCTIONS, FUNCTIONS_AT_ONCE} else holding
+        take = partial(way.take, load.turn, _mode(load))
+        cells.append(Cell(load.cell_id, take, way.roles, holding.prepare))
+    return cells
 
 
 def _mode(load: Load) -> consuming.Mode:
     if load.turn.outcomes:
         return "outcomes"
-    return "done" if load.subject == OURS_AT_ONCE else "ack"
+    return "done" if load.subject in {OURS_AT_ONCE, FUNCTIONS_AT_ONCE} else "ack"

@@ -27,7 +27,7 @@ comes before every refusal: a success that is asked for again must not be refuse
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from counterfoil.server.access.principal import Principal
 from counterfoil.server.brake.operations import Brake
@@ -44,7 +44,6 @@ from counterfoil.server.core.errors import (
     NameNotYours,
     NotWritten,
     ReadTooSlow,
-    RulesChanged,
     Unavailable,
 )
 from counterfoil.server.decisions.deciding import (
@@ -70,9 +69,6 @@ from counterfoil.server.decisions.record import (
 from counterfoil.server.decisions.store import DecisionStore, Look, Seen, StoredDecision
 from counterfoil.server.event_types.operations import EventTypes
 from counterfoil.server.log.operations import Log, Stored
-
-_NO_BOOKS_RULES: Final = -1
-"""A position that no rules were ever changed at: what is judged under them is never stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +222,7 @@ class Decisions:
         Raises ``refusal`` if there was none.
         """
         request = lookup_of(caller.id, agent_name, _content(asked), key)
-        try:
-            stored = await self._log.append(caller.tenant_id, request.under(_NO_BOOKS_RULES))
-        except (RulesChanged, Frozen):
-            raise refusal from None
+        stored = await self._log.answered_before(caller.tenant_id, request, refusal)
         return await self._answer(caller.tenant_id, stored, asked)
 
     async def _must_not_stand(

@@ -9,7 +9,6 @@ from counterfoil.server.core import limits
 from counterfoil.server.core.document import canonical, parse
 from counterfoil.server.core.errors import (
     Busy,
-    CounterfoilError,
     DatabaseUnavailable,
     EffectRefused,
     EventTypeNotFound,
@@ -33,9 +32,6 @@ from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.operations import Log, Stored
 from counterfoil.server.log.own import own_append, own_event
 from counterfoil.server.log.parameters import after_cursor, list_cursor, refused_list_cursor
-
-_NO_BOOKS_RULES: Final = -1
-"""A position that no rules were ever changed at."""
 
 _TOO_FAST: Final = "The rules of this book change faster than an append can be judged by them; nothing was written."
 
@@ -88,27 +84,13 @@ class EventTypes:
                 raise NotWritten(f"{error} Nothing was written.") from error
             except (PayloadMismatch, UnregisteredType) as refusal:
                 if asked.keyed:
-                    return await self._answered_before(tenant_id, asked, refusal)
+                    return await self._log.answered_before(tenant_id, asked, refusal)
                 raise
             try:
                 return await self._log.append(tenant_id, asked.under(rules.position))
             except RulesChanged:
                 self._registry.forget(tenant_id)
         raise Busy(_TOO_FAST)
-
-    async def _answered_before(
-        self, tenant_id: int, asked: AppendRequest, refusal: CounterfoilError
-    ) -> Stored:
-        """The answer to an earlier try of a request that today's rules refuse, if there was one.
-
-        Raises ``refusal`` if there was none, and ``IdempotencyMismatch`` where the key stands for
-        other content.
-        """
-        try:
-            # By rules that no book has: the log looks for the key, and stores nothing.
-            return await self._log.append(tenant_id, asked.under(_NO_BOOKS_RULES))
-        except RulesChanged:
-            raise refusal from None
 
     async def register(
         self, tenant_id: int, event_type: str, asked: NewVersion, *, by: str, key: str | None

@@ -50,6 +50,9 @@ from counterfoil.server.log.writer import GroupCommit
 WRITE_CONNECTIONS_MAX: Final = 4
 """Books that one process writes to at the same moment; one connection serves one book."""
 
+_NO_BOOKS_RULES: Final = -1
+"""A position that no rules were ever changed at: what is judged under them is never stored."""
+
 _RESTORED: Final = (
     "The book was restored from a backup since this was read, and positions may have been "
     "given out again. Read anew, decide anew."
@@ -181,6 +184,24 @@ class Log:
             head=result.head,
             replayed=result.status == "replayed",
         )
+
+    async def answered_before(
+        self, tenant_id: int, request: AppendRequest, refusal: CounterfoilError
+    ) -> Stored:
+        """The answer to an earlier try of a keyed request that would be refused today.
+
+        A success that is asked for again must not be refused by what has changed since. Nothing is
+        stored: the request is judged under rules that no book has, behind the look for its key.
+
+        Raises:
+            CounterfoilError: ``refusal``, where there was no earlier try.
+            IdempotencyMismatch: the key stands for other content.
+            Unavailable, OutcomeUnknown: as an append does.
+        """
+        try:
+            return await self.append(tenant_id, request.under(_NO_BOOKS_RULES))
+        except (RulesChanged, Frozen):
+            raise refusal from None
 
     async def latest(
         self, tenant_id: int, agent_name: str, *, limit: int, before: int | None
