@@ -18,13 +18,15 @@ import psycopg
 from benchmarks.harness import work
 from benchmarks.harness.model import BenchmarkError, Roles, Stage
 from benchmarks.subjects import stored_functions
-from benchmarks.subjects.consuming import OUTCOME_TYPE, Holding, Mode
+from benchmarks.subjects.consuming import OUTCOME_TYPE, Holding
 from benchmarks.subjects.plain_postgresql import PlainPostgresql
 from benchmarks.subjects.queues import Turn
 from counterfoil.server.db import sqlfile
 
-DOORS: Final = f"{stored_functions.DOORS}: the service's functions, without the service"
-DOORS_AT_ONCE: Final = "the same; what is done goes with the next claim"
+DOORS: Final = (
+    f"{stored_functions.DOORS}: the service's functions, without the service; what is done goes "
+    "with the next claim, an outcome in a call of its own"
+)
 
 DUE_CALLS: Final = 500
 """One claim of so many also looks for leases that have run out. A worker does once a second."""
@@ -49,7 +51,7 @@ class HoldingByFunctions:
         """Whose CPU time is whose."""
         return self._pgbench.roles()
 
-    def take(self, turn: Turn, mode: Mode, seconds: float) -> dict[str, float]:
+    def take(self, turn: Turn, seconds: float) -> dict[str, float]:
         """Let all holders claim and acknowledge; returns the cell's figures.
 
         A claim may find less than it asks for, where another is just putting more out. So what
@@ -59,17 +61,17 @@ class HoldingByFunctions:
             BenchmarkError: a statement failed, the book was too small, or the tables do not add up.
         """
         path = self._stage.folder / f"{self._pgbench.database}.sql"
-        path.write_text(script(mode))
+        path.write_text(script(outcomes=turn.outcomes))
         before = self._head()
         figures = self._pgbench.pgbench(
             path,
             seconds,
             clients=turn.holders,
-            variables=[f"{name}={value}" for name, value in self._variables(turn, mode).items()],
+            variables=[f"{name}={value}" for name, value in self._variables(turn).items()],
         )
         progress = self._holding.progress()
         written = self._head() - before
-        check(progress, turn, mode, written=written)
+        check(progress, turn, written=written)
         self._holding.written(written)
         turns = figures.pop("events")
         each = progress["done"] / turns
@@ -80,22 +82,20 @@ class HoldingByFunctions:
             "events": float(progress["done"]),
         }
 
-    def _variables(self, turn: Turn, mode: Mode) -> Mapping[str, str]:
+    def _variables(self, turn: Turn) -> Mapping[str, str]:
         name = self._holding.name
         with psycopg.connect(self._pgbench.database_url) as connection:
             row = connection.execute(_SQL["generation"], {"name": name}).fetchone()
         if row is None:
             raise BenchmarkError(f"There is no consumer {name}.")
         found = {"name": name, "generation": str(row[0]), "batch": str(turn.batch)}
-        if mode == "done":
-            found |= {"positions": "{}", "attempts": "{}"}
-        if mode == "outcomes":
-            events = [
-                {**event.body(), "event_type": OUTCOME_TYPE, "tags": sorted(event.tags)}
-                for event in work.events(count=turn.batch, series="o")
-            ]
-            found["events"] = json.dumps(events, separators=(",", ":"))
-        return found
+        if not turn.outcomes:
+            return {**found, "positions": "{}", "attempts": "{}"}
+        events = [
+            {**event.body(), "event_type": OUTCOME_TYPE, "tags": sorted(event.tags)}
+            for event in work.events(count=turn.batch, series="o")
+        ]
+        return {**found, "events": json.dumps(events, separators=(",", ":"))}
 
     def _head(self) -> int:
         with psycopg.connect(self._pgbench.database_url) as connection:
@@ -104,28 +104,28 @@ class HoldingByFunctions:
         return int(row[0])
 
 
-def script(mode: Mode) -> str:
-    """A turn as pgbench's script: one transaction, or two."""
+def script(*, outcomes: bool) -> str:
+    """A turn as pgbench's script: one transaction, or with outcomes two."""
     due = f"\\set due random(1, {DUE_CALLS})"
-    if mode == "done":
+    if not outcomes:
         return f"{due}\n{_SQL['done_with_the_next']}\n\\gset\n"
-    acknowledge = _SQL["acknowledge_with_outcomes" if mode == "outcomes" else "acknowledge"]
-    return f"{due}\n{_SQL['claim']}\n\\gset\n\\if :held > 0\n{acknowledge};\n\\endif\n"
+    written = f"\\if :held > 0\n{_SQL['acknowledge_with_outcomes']};\n\\endif\n"
+    return f"{due}\n{_SQL['claim']}\n\\gset\n{written}"
 
 
-def check(progress: Mapping[str, int], turn: Turn, mode: Mode, *, written: int) -> None:
+def check(progress: Mapping[str, int], turn: Turn, *, written: int) -> None:
     """Raise BenchmarkError unless nothing is held but what pgbench stopped with, and all is written.
 
     Args:
         progress: what the tables say.
         written: how many events were appended meanwhile.
     """
-    held_max = turn.holders * turn.batch if mode == "done" else 0
+    held_max = 0 if turn.outcomes else turn.holders * turn.batch
     if progress["held"] > held_max:
         raise BenchmarkError(
             f"{progress['held']:,} deliveries are still held, and {held_max:,} may be."
         )
-    wanted = progress["done"] if mode == "outcomes" else 0
+    wanted = progress["done"] if turn.outcomes else 0
     if written != wanted:
         raise BenchmarkError(f"{written:,} outcomes were written, and {wanted:,} should have been.")
     if not progress["done"]:

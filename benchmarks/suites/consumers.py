@@ -14,9 +14,10 @@ at once, one event at a time and fifty:
 Counterfoil is called over HTTP with a key, by two workers, and judges what it is sent; no call
 is keyed (no ``Idempotency-Key``): a claim that is lost is handed out again, and so it is with the
 peers. Those are called where they are fastest, by pgbench over the Unix socket. With one holder
-so are Counterfoil's own stored functions (*functions*), which shows what handing out costs, and what
-the service. (With more, it is the service that puts their calls together.) The latencies are of one
-call over HTTP, and of claiming and acknowledging together for all that pgbench calls.
+so are Counterfoil's own stored functions (*functions*: what is done goes with the next claim, an
+outcome in a call of its own), which shows what handing out costs, and what the service. With more
+holders it is the service that puts their calls together. The latencies are of one call over HTTP,
+and of claiming and acknowledging together for all that pgbench calls.
 
 Which peers: those of the registry that are kept up (a version in the last half year), run on
 PostgreSQL, and give leases and retries. Included, since they run at their best here: pgmq,
@@ -65,7 +66,6 @@ EVENTS: Final = 400_000
 OURS: Final = f"counterfoil-{WORKERS}-workers"
 OURS_AT_ONCE: Final = f"{OURS}-done-with-the-next"
 FUNCTIONS: Final = "counterfoil-functions"
-FUNCTIONS_AT_ONCE: Final = f"{FUNCTIONS}-done-with-the-next"
 
 PGMQ: Final = "pgmq"
 PROCRASTINATE: Final = "procrastinate"
@@ -75,7 +75,6 @@ DOORS: Final[Mapping[str, str]] = {
     OURS: consuming.DOORS,
     OURS_AT_ONCE: consuming.DOORS_AT_ONCE,
     FUNCTIONS: consuming_functions.DOORS,
-    FUNCTIONS_AT_ONCE: consuming_functions.DOORS_AT_ONCE,
     PGMQ: queues.DOORS,
     PROCRASTINATE: queues.DOORS,
     PGQUEUER: queues.DOORS,
@@ -110,8 +109,6 @@ def _subjects(turn: Turn) -> Iterator[str]:
     yield PGMQ
     if turn.holders == 1:
         yield FUNCTIONS
-        if not turn.outcomes:
-            yield FUNCTIONS_AT_ONCE
     if not turn.outcomes:
         yield OURS_AT_ONCE
         yield PGQUEUER
@@ -180,13 +177,15 @@ def _open_counterfoil(stage: Stage, opened: ExitStack, loads: Sequence[Load]) ->
     by_functions = HoldingByFunctions(stage, holding, _DATABASE)
     cells = []
     for load in ours:
-        way = by_functions if load.subject in {FUNCTIONS, FUNCTIONS_AT_ONCE} else holding
-        take = partial(way.take, load.turn, _mode(load))
-        cells.append(Cell(load.cell_id, take, way.roles, holding.prepare))
+        if load.subject == FUNCTIONS:
+            take, roles = partial(by_functions.take, load.turn), by_functions.roles
+        else:
+            take, roles = partial(holding.take, load.turn, _mode(load)), holding.roles
+        cells.append(Cell(load.cell_id, take, roles, holding.prepare))
     return cells
 
 
 def _mode(load: Load) -> consuming.Mode:
     if load.turn.outcomes:
         return "outcomes"
-    return "done" if load.subject in {OURS_AT_ONCE, FUNCTIONS_AT_ONCE} else "ack"
+    return "ack" if load.subject == OURS else "done"

@@ -78,11 +78,14 @@ class World:
         # Each kind once, whatever the seed and the machine; then as chance has it.
         self.first_killed = self.random.sample(_KINDS, len(_KINDS))
 
-    def start(self) -> None:
-        """Start everything but PostgreSQL, which runs."""
+    def start_services(self) -> None:
+        """Start the services. PostgreSQL runs."""
         self.services = [self._service(nth) for nth in range(len(self.ports))]
         for service in self.services:
             service.wait_until_ready()
+
+    def start_holders(self) -> None:
+        """Start the holders of a consumer that there is."""
         self.holders = [self._holder() for _ in range(HOLDERS)]
 
     def _service(self, nth: int) -> Service:
@@ -180,7 +183,7 @@ async def test_whatever_is_killed_everything_is_done_once_and_in_order(
     with fragile.database() as database:
         world = World(database.url, tmp_path, server)
         try:
-            await asyncio.to_thread(world.start)
+            await asyncio.to_thread(world.start_services)
             async with world.callers() as callers:
                 made = await callers[0].client.put(
                     "/consumers/scorer",
@@ -193,6 +196,7 @@ async def test_whatever_is_killed_everything_is_done_once_and_in_order(
                     },
                 )
                 assert made.status_code == 201, made.text
+                await asyncio.to_thread(world.start_holders)
                 stop = asyncio.Event()
                 writers = [
                     start(write(callers, random.Random(SEED + nth), stop)) for nth in range(WRITERS)
