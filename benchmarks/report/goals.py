@@ -30,6 +30,9 @@ QUEUES: Final = ("pgmq", "procrastinate", "pgqueuer")
 HANDING_OUT: Final = (OURS, f"{OURS}-done-with-the-next")
 """The two ways of acknowledging that Counterfoil has; the faster is held against the fastest peer."""
 
+FUNCTIONS: Final = ("counterfoil-functions",)
+"""The same without the service, called as the peers are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -167,15 +170,16 @@ def _peer(size: str, kind: str, peer: str, limit: float = 1.0) -> Goal:
     )
 
 
-def _handed_over(kind: str, batch: int, holders: int) -> Goal:
+def _handed_over(kind: str, batch: int, holders: int, ways: Sequence[str] = HANDING_OUT) -> Goal:
     """Events claimed and acknowledged, over what the fastest of the peers does."""
+    alike = ", called as it is" if ways is FUNCTIONS else ""
     words = {"acknowledged": "acknowledged", "with-outcomes": "acknowledged with an outcome"}[kind]
     size = "one by one" if batch == 1 else f"{batch} at a time"
     load = f"consumers/{kind}/batch-{batch}/{counted(holders, 'holder')}"
 
     def found(measured: Measured) -> Found | None:
         slowest = []
-        for ours in HANDING_OUT:
+        for ours in ways:
             against = [
                 Found(f"{load}/{ours}", values, f"{load}/{peer}")
                 for peer in QUEUES
@@ -186,8 +190,9 @@ def _handed_over(kind: str, batch: int, holders: int) -> Goal:
         return max(slowest, key=lambda found: found.values.median, default=None)
 
     return Goal(
-        f"{kind}-batch-{batch}-holders-{holders}",
-        f"events {words}, {size}, {counted(holders, 'holder').replace('-', ' ')} ÷ the fastest queue",
+        f"{'functions-' if alike else ''}{kind}-batch-{batch}-holders-{holders}",
+        f"events {words}, {size}, {counted(holders, 'holder').replace('-', ' ')} "
+        f"÷ the fastest queue{alike}",
         1.0,
         True,
         " ×",
@@ -201,6 +206,8 @@ def _goals_of_consumers() -> Iterator[Goal]:
         for batch in (1, 50):
             for holders in (1, 8, 64):
                 yield _handed_over(kind, batch, holders)
+                if holders == 1:
+                    yield _handed_over(kind, batch, holders, FUNCTIONS)
 
 
 def _all_goals() -> Iterator[Goal]:

@@ -8,9 +8,9 @@ from benchmarks.harness.model import BenchmarkError, Cell, Effort
 from benchmarks.harness.records import CellRecord
 from benchmarks.report.series import Measured
 from benchmarks.report.tables import suite_tables
-from benchmarks.subjects import bookkeeping, consuming
+from benchmarks.subjects import bookkeeping, consuming, consuming_functions
 from benchmarks.subjects.bookkeeping import Sample, Table
-from benchmarks.subjects.queues import Script, placed
+from benchmarks.subjects.queues import Script, Turn, placed
 
 
 def record(cell: str, rate: float) -> CellRecord:
@@ -153,3 +153,45 @@ def test_what_a_run_uses_up_is_made_before_it_and_not_measured(
         show=lambda *_: None,
     )
     assert done == ["prepare 2.0", "checkpoint", "clock", "run 2.0", "clock"]
+
+
+# --- Counterfoil's functions, called as the queues are --------------------------------
+
+
+def test_a_turn_is_one_call_and_with_outcomes_two() -> None:
+    alone = consuming_functions.script(outcomes=False)
+    assert alone.count("counterfoil.consume_v2(") == 1
+    assert "append_v4" not in alone
+    written = consuming_functions.script(outcomes=True)
+    assert written.count("counterfoil.consume_v2(") == 1
+    # A claim that finds nothing has nothing to write.
+    assert written.index("\\gset") < written.index("\\if :held > 0") < written.index("append_v4")
+
+
+def progress(*, done: int, held: int) -> dict[str, int]:
+    return {"done": done, "held": held, "waiting": 0, "reached": 100}
+
+
+def test_tables_add_up_where_nothing_is_held_but_the_last_claims() -> None:
+    once, outcomes = Turn(2, 5), Turn(2, 5, outcomes=True)
+    consuming_functions.check(progress(done=50, held=10), once, written=0)
+    consuming_functions.check(progress(done=50, held=0), outcomes, written=50)
+
+
+@pytest.mark.parametrize(
+    ("done", "held", "outcomes", "written", "fault"),
+    [
+        (50, 11, False, 0, "11 deliveries are still held"),
+        (50, 1, True, 50, "1 deliveries are still held"),
+        (50, 0, True, 49, "49 outcomes were written, and 50"),
+        (50, 0, False, 1, "1 outcomes were written, and 0"),
+        (0, 0, False, 0, "Nothing was acknowledged"),
+    ],
+)
+def test_tables_that_do_not_add_up_end_the_run(
+    done: int, held: int, outcomes: bool, written: int, fault: str
+) -> None:
+    with pytest.raises(BenchmarkError, match=fault):
+        consuming_functions.check(
+            progress(done=done, held=held), Turn(2, 5, outcomes=outcomes), written=written
+        )
