@@ -9,8 +9,9 @@ The schema belongs to an ordinary login, so that row-level security applies to a
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -30,6 +31,7 @@ from tests.support.appends import (
     stored,
 )
 from tests.support.cluster import Cluster
+from tests.support.decisions import INCOME, Office
 from tests.support.keys import BOOTSTRAP, holder_of
 from tests.support.owner import Owned, login_of, ordinarily_owned
 from tests.support.pgbouncer import SESSIONS_MAX, Pooler, running_pgbouncer
@@ -249,6 +251,36 @@ async def test_work_is_handed_over(behind: Behind) -> None:
         await call(here, "release", tokens=[third["token"]])
         await call(here, "seek", to="now", reason="Enough.")
         assert (await here.client.delete("/consumers/pooled")).status_code == 200
+        assert_clean(await look(session), behind)
+
+
+@pytest.mark.promise("P9", "P5")
+async def test_decisions_are_made_and_replayed(behind: Behind) -> None:
+    """Drafted and put in force here, decided there, under one key by many at once."""
+    one, other = behind.services
+
+    def decide() -> None:
+        with holder_of(one) as here, holder_of(other) as there:
+            office = Office.of(here)
+            office.in_force()
+            office.known(debt=120_000)
+            elsewhere = replace(office, decider=replace(office.decider, client=there.client))
+            with ThreadPoolExecutor(CALLERS) as executor:
+                each = [executor.submit(elsewhere.asked, key="k") for _ in range(CALLERS)]
+                answers = [asked.result() for asked in each]
+            assert {answer.status_code for answer in answers} == {201}
+            (made,) = {answer.json()["id"] for answer in answers}
+            assert office.asked().status_code == 409
+            office.signal(INCOME, 900_000)
+            why = {"decision": made, "reason": "The income was corrected."}
+            anew = elsewhere.decided(supersedes=why)
+            assert anew["outcome"] == "approve"
+            for decision in (made, anew["id"]):
+                replay = elsewhere.decider.post(f"/decisions/{decision}/replay", {}).json()
+                assert (replay["identical"], replay["signals"]) == (True, "identical")
+
+    async with session_of(behind.pooler) as session:
+        await asyncio.to_thread(decide)
         assert_clean(await look(session), behind)
 
 
