@@ -30,6 +30,7 @@ from counterfoil.server.core.errors import (
 )
 from counterfoil.server.log.operations import Log, Stored
 from counterfoil.server.log.own import own_append, own_event
+from counterfoil.server.log.parameters import Listed
 
 _NO_SUCH_KEY: Final = "There is no key with this id."
 
@@ -43,14 +44,6 @@ class Made:
 
     text: str = field(repr=False)
     replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A page of a list, as JSON texts, and where the next one begins."""
-
-    texts: tuple[str, ...]
-    next: str | None
 
 
 class Access:

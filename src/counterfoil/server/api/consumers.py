@@ -36,10 +36,10 @@ from counterfoil.server.consumers.model import (
     judge_ack,
     judge_consumer_name,
 )
-from counterfoil.server.consumers.operations import Made
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import LeaseLost
 from counterfoil.server.log.model import judge_traceparent
+from counterfoil.server.log.own import Made
 from counterfoil.server.log.parameters import ListParameters, judged_parameters
 from counterfoil.server.log.query import judge_event_id
 

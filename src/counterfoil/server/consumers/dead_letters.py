@@ -8,12 +8,11 @@ import msgspec
 from counterfoil.server.consumers.effects import NO_CONSUMER, append_own
 from counterfoil.server.consumers.lanes import Lanes
 from counterfoil.server.consumers.model import Drop, Replay
-from counterfoil.server.consumers.operations import Listed
 from counterfoil.server.consumers.store import ConsumerStore
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import Busy, ConsumerNotFound, DeadLetterNotFound
 from counterfoil.server.log.operations import Log, Stored
-from counterfoil.server.log.parameters import after_cursor, list_cursor, refused_list_cursor
+from counterfoil.server.log.parameters import Listed, after_cursor, list_cursor, refused_list_cursor
 
 _NO_LETTER: Final = "This consumer has no dead letter of this event."
 

@@ -1,6 +1,5 @@
 """Making consumers, looking at them and changing them. Each change is an event in the book."""
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -24,24 +23,8 @@ from counterfoil.server.core import limits
 from counterfoil.server.core.errors import Busy, ConsumerNotFound, InvalidInput
 from counterfoil.server.log.fields import OWN_TYPE_PREFIX
 from counterfoil.server.log.operations import Log
-from counterfoil.server.log.parameters import after_cursor, list_cursor, refused_list_cursor
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A consumer, or what was done to it, as JSON."""
-
-    text: str
-    created: bool
-    replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A page of a list, as JSON texts, and where the next one begins."""
-
-    texts: tuple[str, ...]
-    next: str | None
+from counterfoil.server.log.own import Made
+from counterfoil.server.log.parameters import Listed, after_cursor, list_cursor, refused_list_cursor
 
 
 class Consumers:

@@ -7,7 +7,6 @@ the same step (``11_policies.sql``): so there is one order for what is decided a
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from counterfoil.server.core import limits
@@ -27,30 +26,13 @@ from counterfoil.server.decisions.record import policy_tag
 from counterfoil.server.decisions.store import DecisionStore, StoredPolicy
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.operations import Log, Stored
-from counterfoil.server.log.own import own_append, own_event
-from counterfoil.server.log.parameters import after_cursor, list_cursor, refused_list_cursor
+from counterfoil.server.log.own import Made, own_append, own_event
+from counterfoil.server.log.parameters import Listed, after_cursor, list_cursor, refused_list_cursor
 
 _NO_POLICY: Final = "There is no policy of this name."
 _NOT_ACTIVE: Final = (
     "No version of this policy is in force. Somebody else than its author has to activate one."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What a call made: its JSON; whether it is new, and whether an earlier call made it."""
-
-    text: str
-    created: bool
-    replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A page of a list, as JSON texts, and where the next one begins."""
-
-    texts: tuple[str, ...]
-    next: str | None
 
 
 class Policies:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 from typing import Any, Final
 
 from counterfoil.server.core import limits
@@ -30,27 +29,10 @@ from counterfoil.server.event_types.widening import narrowing
 from counterfoil.server.log.fields import OWN_TYPE_PREFIX
 from counterfoil.server.log.model import AppendRequest
 from counterfoil.server.log.operations import Log, Stored
-from counterfoil.server.log.own import own_append, own_event
-from counterfoil.server.log.parameters import after_cursor, list_cursor, refused_list_cursor
+from counterfoil.server.log.own import Made, own_append, own_event
+from counterfoil.server.log.parameters import Listed, after_cursor, list_cursor, refused_list_cursor
 
 _TOO_FAST: Final = "The rules of this book change faster than an append can be judged by them; nothing was written."
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What a call made: its JSON; whether it is new, and whether an earlier call made it."""
-
-    text: str
-    created: bool
-    replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A page of a list, as JSON texts, and where the next one begins."""
-
-    texts: tuple[str, ...]
-    next: str | None
 
 
 class EventTypes:

@@ -8,6 +8,7 @@ else. No freeze holds such an event back: otherwise nobody could thaw a frozen b
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from counterfoil.server.core.document import encode
@@ -16,6 +17,15 @@ from counterfoil.server.log.model import AppendRequest
 
 NO_EFFECT: Final[Mapping[str, Any]] = {"effect": "none"}
 """The effect of an event that only tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a call made or changed, as JSON; whether it is new, and whether an earlier call made it."""
+
+    text: str
+    created: bool
+    replayed: bool
 
 
 def own_event(

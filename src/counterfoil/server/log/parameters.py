@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, ValidationError
@@ -33,6 +34,14 @@ class ListParameters(Wire):
         int, Field(ge=1, le=limits.LIST_ROWS_MAX, description="Rows of one page, at most.")
     ] = limits.LIST_ROWS_DEFAULT
     cursor: Annotated[str | None, Field(description="The `next` of the page before.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of a list, as JSON texts, and where the next one begins; None: nowhere."""
+
+    texts: tuple[str, ...]
+    next: str | None
 
 
 def list_cursor(last: str) -> str:
