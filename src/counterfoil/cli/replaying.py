@@ -1,8 +1,9 @@
 """``decisions replay``: one decision, or all of them for an auditor, and what is said of it."""
 
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
@@ -17,6 +18,8 @@ from counterfoil.cli.tables import as_document, show_table
 from counterfoil.client.document import encode
 
 _PAGE_DECISIONS: Final = 1_000
+AT_ONCE: Final = 8
+"""Decisions that are replayed at the same time: a replay reads the book, and waits for it mostly."""
 _REPORT_SECONDS: Final = 5.0
 _DIFFERING_SHOWN_MAX: Final = 100
 
@@ -110,8 +113,8 @@ def replay_all(cf: Counterfoil, policy: str | None, version: int | None, output:
     tally, started = Tally(), monotonic()
     try:
         with shown_progress(len(ids)) as show:
-            for decision_id in ids:
-                tally.take(cf.decisions.replay(decision_id, version=version))
+            for replay in replays(cf, ids, version):
+                tally.take(replay)
                 show(tally)
     except (CounterfoilError, KeyboardInterrupt):
         remark(f"Broken off. {_so_far(tally, len(ids))}")
@@ -123,6 +126,22 @@ def replay_all(cf: Counterfoil, policy: str | None, version: int | None, output:
         _show(tally, seconds)
     if tally.differing:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def replays(cf: Counterfoil, ids: Sequence[int], version: int | None) -> Iterator[Replay]:
+    """Replay decisions, some at the same time, and give what came of them in their order."""
+    begun: deque[Future[Replay]] = deque()
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="replay") as threads:
+        try:
+            for decision_id in ids:
+                begun.append(threads.submit(cf.decisions.replay, decision_id, version=version))
+                if len(begun) > AT_ONCE:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            # What was not begun is not begun any more where somebody breaks it off.
+            threads.shutdown(cancel_futures=True)
 
 
 def _so_far(tally: Tally, total: int) -> str:

@@ -1,11 +1,14 @@
 """``decisions``: as its commands are called."""
 
 import json
+import threading
 from decimal import Decimal
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from counterfoil import CounterfoilError
 from counterfoil.cli import replaying
 from counterfoil.cli.exits import ExitCode
 from tests.unit.cli.conftest import Call
@@ -270,9 +273,40 @@ def test_there_may_be_nothing_to_replay(call: Call) -> None:
     assert (ended.code, ended.stdout) == (ExitCode.OK, "There is no decision to replay.\n")
 
 
+def test_decisions_are_replayed_at_the_same_time_and_told_in_their_order() -> None:
+    everybody = threading.Barrier(replaying.AT_ONCE, timeout=10)
+
+    def replay(decision: int, *, version: int | None) -> tuple[int, int | None]:
+        # Nobody comes further who is not one of so many.
+        everybody.wait()
+        return decision, version
+
+    cf = SimpleNamespace(decisions=SimpleNamespace(replay=replay))
+    ids = range(2 * replaying.AT_ONCE)
+    found: list[Any] = list(replaying.replays(cast("Any", cf), ids, 3))
+    assert found == [(decision, 3) for decision in ids]
+
+
+def test_what_was_not_begun_is_left_when_a_replay_fails() -> None:
+    begun: list[int] = []
+
+    def replay(decision: int, **_asked: int | None) -> int:
+        begun.append(decision)
+        if decision == 0:
+            raise CounterfoilError("It fails.")
+        return decision
+
+    cf = SimpleNamespace(decisions=SimpleNamespace(replay=replay))
+    with pytest.raises(CounterfoilError):
+        list(replaying.replays(cast("Any", cf), range(1_000), None))
+    assert max(begun) <= replaying.AT_ONCE
+
+
 def test_a_replay_that_is_broken_off_says_how_far_it_came(
-    call: Call, service: SimulatedDecisions
+    call: Call, service: SimulatedDecisions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The faults are for the requests in their order.
+    monkeypatch.setattr(replaying, "AT_ONCE", 1)
     for number in range(3):
         made(call, number)
     refusal = problem(403, "scope-missing", "No more.", scope="read:x")
