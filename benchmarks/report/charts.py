@@ -15,7 +15,10 @@ from benchmarks.report.tables import number
 
 WIDTH: Final = 760
 LABELS: Final = 230
-"""Where the bars begin."""
+"""Where the bars begin, at least."""
+
+CHARACTER: Final = 6.4
+"""Room for one letter of a label, on average."""
 
 VALUES: Final = 90
 """Room for the numbers behind the longest bar."""
@@ -145,7 +148,9 @@ def _values(chart: Chart, series: CellSeries) -> Spread | None:
 
 def _svg(chart: Chart, groups: dict[str, list[tuple[str, Spread]]]) -> str:
     longest = max(values.maximum for bars in groups.values() for _, values in bars) or 1.0
-    scale = (WIDTH - LABELS - VALUES) / longest
+    characters = max(len(label) for bars in groups.values() for label, _ in bars)
+    labels = max(LABELS, round(characters * CHARACTER) + 8)
+    scale = (WIDTH - labels - VALUES) / longest
     # Where nobody else is in the chart, all bars are ours, and their labels do not say so.
     alone = not any(_OURS in label for bars in groups.values() for label, _ in bars)
     parts: list[str] = []
@@ -155,7 +160,7 @@ def _svg(chart: Chart, groups: dict[str, list[tuple[str, Spread]]]) -> str:
             parts.append(_text(0, y + 14, group, "group"))
             y += HEADING
         for label, values in bars:
-            parts += _bar(label, values, y, scale, ours=alone or _OURS in label)
+            parts += _bar(label, values, labels, y, scale, ours=alone or _OURS in label)
             y += BAR + GAP
         y += GAP
     size = f'viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}"'
@@ -169,14 +174,14 @@ def _svg(chart: Chart, groups: dict[str, list[tuple[str, Spread]]]) -> str:
     return "\n".join([*head, *parts, "</svg>", ""])
 
 
-def _bar(label: str, values: Spread, y: float, scale: float, *, ours: bool) -> list[str]:
+def _bar(label: str, values: Spread, x: float, y: float, scale: float, *, ours: bool) -> list[str]:
     middle = y + BAR / 2
-    left, right = LABELS + values.minimum * scale, LABELS + values.maximum * scale
+    left, right = x + values.minimum * scale, x + values.maximum * scale
     kind = "ours" if ours else "other"
     size = f'width="{values.median * scale:.1f}" height="{BAR}"'
     return [
-        _text(LABELS - 8, y + 12, label, "label", anchor="end"),
-        f'<rect class="{kind}" x="{LABELS}" y="{y}" {size} rx="2"/>',
+        _text(x - 8, y + 12, label, "label", anchor="end"),
+        f'<rect class="{kind}" x="{x}" y="{y}" {size} rx="2"/>',
         f'<line class="range" x1="{left:.1f}" x2="{right:.1f}" y1="{middle}" y2="{middle}"/>',
         _text(right + 8, y + 12, number(values.median), "value"),
     ]

@@ -11,7 +11,7 @@ from benchmarks.harness.model import GOAL, BenchmarkError
 from benchmarks.harness.profiling import Profile, busiest, parse_folded
 from benchmarks.harness.records import CellRecord, Record, Results, RunFile, RunRecord, SuiteRecord
 from benchmarks.harness.service import parse_groups
-from benchmarks.report import bounds, flame, pages, profiles, write
+from benchmarks.report import bounds, charts, flame, pages, profiles, write
 from benchmarks.report.goals import GOALS
 from benchmarks.report.series import Measured
 from benchmarks.report.tables import suite_tables
@@ -185,6 +185,18 @@ def test_flame_graph_is_as_wide_as_its_samples() -> None:
     assert float(box.attrib["width"]) == pytest.approx(0.6 * flame.WIDTH, abs=1)
     assert box.attrib["class"] == "ours"
     assert next(iter(flame.own_samples(STACKS))) == "run (counterfoil/b.py)"
+
+
+def test_bars_begin_behind_their_longest_label() -> None:
+    long = "counterfoil-2-workers-done-with-the-next"
+    cells = [record(f"consumers/acknowledged/batch-1/1-holder/{name}") for name in ("pgmq", long)]
+    chart = charts.of_suite("consumers")[0]
+    drawn = charts.draw(chart, Measured.of(cells))
+    assert drawn is not None
+    root = ET.fromstring(drawn)  # noqa: S314 - our own text
+    svg = "{http://www.w3.org/2000/svg}"
+    (begin,) = {float(bar.get("x", "0")) for bar in root.iter(f"{svg}rect")}
+    assert begin > charts.CHARACTER * len(long)
 
 
 def test_profile_is_written_and_then_linked(tmp_path: Path) -> None:
