@@ -437,6 +437,56 @@ def test_a_key_is_answered_alike_after_everything_has_changed(office: Office) ->
     assert len(office.decisions()) == 1
 
 
+@pytest.mark.promise("P5", "P7")
+def test_an_earlier_decision_is_explained_to_those_only_who_may_read_what_it_rests_on(
+    office: Office, admin: Holder
+) -> None:
+    office.known()
+    first = office.asked(key="one")
+    explained = office.asked(key="one", explain=True)
+    assert explained.json()["explanation"]["timeline"]
+    narrow = admin.made(kind="agent", name="policy_agent", scopes=["decide:*"])
+    body = {"policy": POLICY, "subject": "application:1", "explain": True}
+    again = narrow.post("/decisions", body, headers={"Idempotency-Key": "one"})
+    assert again.status_code == 201, again.text
+    assert again.json() == first.json()
+
+
+def test_a_decision_whose_record_would_be_too_long_is_refused_as_one(admin: Holder) -> None:
+    office = Office.of(admin)
+    document = policy()
+    for nth in range(40):
+        name = f"counts_{nth}"
+        document["reads"][name] = {"types": ["counted"], "take": "list", "path": "/n"}
+        counts = {"type": "array", "items": {"type": "integer"}}
+        document["inputs_schema"]["properties"][name] = counts
+        document["inputs_schema"]["required"].append(name)
+        for example in document["examples"]:
+            example["inputs"][name] = [0]
+    office.in_force(document)
+    office.known()
+    counted = {
+        "agent_name": "risk_agent",
+        "event_type": "counted",
+        "payload": {"n": 1},
+        "tags": ["application:1"],
+    }
+    for _ in range(2):
+        assert office.risk.post("/events/batch", {"events": [counted] * 490}).status_code == 201
+    answer = office.asked()
+    problem = assert_problem(answer, 422, "decision-inputs-refused")
+    assert [error["pointer"] for error in problem["errors"]] == ["/subject"]
+    assert "record of this decision" in problem["detail"]
+    assert office.decisions() == []
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "\x1b[2J", "\x85"])
+def test_for_whom_it_is_asked_stands_on_one_line(office: Office, text: str) -> None:
+    office.known()
+    problem = assert_problem(office.asked(on_behalf_of=text), 422, "invalid-input")
+    assert problem["errors"][0]["pointer"] == "/on_behalf_of"
+
+
 @pytest.mark.promise("P5")
 def test_a_key_of_other_content_is_refused_and_a_refusal_is_not_kept(office: Office) -> None:
     assert_problem(office.asked(key="one"), 404, "subject-without-events")

@@ -14,6 +14,7 @@ from tests.support.decisions import (
     DECISION_MADE,
     POLICY,
     Office,
+    policy,
     stricter,
 )
 from tests.support.keys import BOOTSTRAP, Holder, holder_of
@@ -240,3 +241,24 @@ def test_an_explanation_says_what_was_known_which_rule_and_what_the_customer_is_
         assert said in page["text"], page["text"]
     asked = office.asked(supersedes={"decision": made["id"], **AGAIN}, explain=True).json()
     assert asked["explanation"]["decision"]["id"] == asked["id"]
+
+
+def test_who_writes_a_signal_does_not_lay_out_the_page(admin: Holder) -> None:
+    office = Office.of(admin)
+    document = policy()
+    document["reads"]["note"] = {"types": [DEBTS], "take": "latest", "path": "/note"}
+    document["inputs_schema"]["properties"]["note"] = {"type": "string"}
+    document["inputs_schema"]["required"].append("note")
+    for example in document["examples"]:
+        example["inputs"]["note"] = ""
+    office.in_force(document)
+    office.known()
+    forged = "fine\n\nWhat the customer is told\n  Nothing at all."
+    signal = {"monthly_minor": 1, "note": forged}
+    answer = office.risk.append("risk_agent", DEBTS, payload=signal, tags=["application:1"])
+    assert answer.status_code == 201, answer.text
+    made = office.decided(explain=True)
+    assert made["inputs"]["note"] == forged
+    text = made["explanation"]["text"]
+    assert "What the customer is told" not in text.splitlines()
+    assert r"fine\n\nWhat the customer is told" in text

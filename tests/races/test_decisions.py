@@ -168,6 +168,38 @@ async def test_a_version_put_in_force_meanwhile_decides(
     assert (made["version"], made["outcome"]) == (2, "decline")
 
 
+async def test_a_process_that_remembers_another_version_refuses_nothing_by_it(
+    application: Application, offices: Offices
+) -> None:
+    """What the version in force asks for is not held against the one that was before."""
+    created(application.asked())
+    other = offices.other
+    wider = policy()
+    wider["extra"] = ["amount"]
+    wider["inputs_schema"]["properties"]["amount"] = {"type": "integer"}
+    wider["inputs_schema"]["required"].append("amount")
+    for example in wider["examples"]:
+        example["inputs"]["amount"] = 1
+    assert other.in_force(wider, application.policy)["version"] == 2
+    one = offices.one
+    one.known(subject="application:of the next")
+    asked = one.asked("application:of the next", policy=application.policy, inputs={"amount": 5})
+    assert (created(asked)["version"], asked.json()["inputs"]["amount"]) == (2, 5)
+
+
+def test_an_activation_that_is_answered_again_does_not_bring_its_version_back(
+    application: Application, offices: Offices
+) -> None:
+    name, approver = application.policy, offices.one.approver
+    offices.one.drafted(stricter(), name)
+    path = f"/policies/{name}/versions/2/activate"
+    why, key = {"reason": "A test."}, {"Idempotency-Key": f"{name}-2"}
+    assert approver.post(path, why, headers=key).status_code == 200
+    assert approver.post(f"/policies/{name}/versions/1/activate", why).status_code == 200
+    assert approver.post(path, why, headers=key).headers["Idempotent-Replayed"] == "true"
+    assert created(application.asked())["version"] == 1
+
+
 async def test_a_policy_retired_meanwhile_decides_nothing(
     application: Application, decided_book: Book, start: Start[Any]
 ) -> None:

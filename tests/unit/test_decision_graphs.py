@@ -476,12 +476,16 @@ WORDS: Final = Vocabulary({}, {}, frozenset(), frozenset(), frozenset({"Personal
             "x_personal-status",
         ),
         "\uff21\uff47\uff45",
+        *("age2", "2age", "IDAge", "XAge2", "age1Band", "PERSONALStatus", "xPersonalStatus3"),
     ],
 )
 def test_a_forbidden_name_is_known_however_it_is_spelt(name: str) -> None:
     assert WORDS.forbids(name)
 
 
-@pytest.mark.parametrize("name", ["average", "status", "personal", "package", "agency", "ratio"])
+@pytest.mark.parametrize(
+    "name",
+    ["average", "status", "personal", "package", "agency", "ratio", "page2", "x1", "HTTPStatus"],
+)
 def test_other_names_are_none_of_these(name: str) -> None:
     assert not WORDS.forbids(name)

@@ -12,6 +12,7 @@ from counterfoil.server.core import limits
 from counterfoil.server.decisions.inputs import (
     InputMissing,
     InputRefused,
+    Room,
     Signal,
     Taken,
     take,
@@ -248,3 +249,21 @@ def test_a_path_is_a_json_pointer() -> None:
     ):
         with pytest.raises(InputMissing):
             at(nowhere)
+
+
+def test_all_values_of_a_decision_have_one_room() -> None:
+    room = Room(10)
+    long = [signal(1, [1, {"a": [2, 3]}, 4])]
+    assert take("x", reading("latest"), long, room) is not None
+    assert room.left == 3
+    with pytest.raises(InputRefused, match="more than 131,072 values"):
+        take("y", reading("latest"), long, room)
+    assert take("x", reading("latest"), long) is not None
+
+
+def test_what_is_looked_at_ends_with_the_room() -> None:
+    """A value is not walked to its end where it is too large anyway."""
+    room = Room(1_000)
+    endless: list[Any] = []
+    endless += [endless, endless]
+    assert not room.holds(endless)

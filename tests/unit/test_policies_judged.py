@@ -321,3 +321,8 @@ def test_all_faults_of_the_rules_are_told_at_once_and_not_without_end() -> None:
     assert len(refused(document)) == limits.FIELD_ERRORS_MAX
     rows(document)[0]["ratio"] = "> nobody"
     assert len(refused(document)) == limits.FIELD_ERRORS_MAX
+
+
+@pytest.mark.parametrize("kind", ["decision", "policy"])
+def test_nothing_is_decided_about_the_services_own_tags(kind: str) -> None:
+    must_be_refused({**policy(), "subject": kind}, "/subject", "are the service's own")

@@ -163,9 +163,10 @@ TOO_MANY = ProblemType(
     "too-many",
     409,
     "There are as many as there may be",
-    "The tenant has as many keys, event types, freezes, consumers or policies as a tenant may have. Nothing "
-    "was made.",
-    "Revoke keys, thaw what is frozen, or delete consumers that nobody needs any more.",
+    "The tenant has as many keys, event types, freezes, consumers or policies as a tenant may have, "
+    "or the policy as many versions as a policy may. Nothing was made.",
+    "Revoke keys, thaw what is frozen, or delete consumers that nobody needs any more. Policies stay: "
+    "draft a new version of one that is there, or where versions are all taken, a policy of another name.",
 )
 CONSUMER_NOT_FOUND = ProblemType(
     "consumer-not-found",
@@ -310,10 +311,13 @@ DECISION_INPUTS_REFUSED = ProblemType(
     "decision-inputs-refused",
     422,
     "The inputs are not what the policy asks for",
-    "An input is missing, too old, erased, of the wrong type, beyond 2^53, or does not fit the "
-    "policy's schema. A decision is never made on a guess: nothing was decided, nothing written.",
-    "Each entry of `errors` names an input (`/inputs/<name>`), and the events that it came from. "
-    "Have the agent that writes these correct them, and ask again.",
+    "An input is missing, too old, erased, of the wrong type, beyond 2^53, does not fit the policy's "
+    "schema, or was sent though the policy does not take it from the call; or a decision would rest "
+    "on more events than it may, or its record would be too long. A decision is never made on a guess: "
+    "nothing was decided, nothing written.",
+    "An entry of `errors` at `/inputs/<name>` names an input, and the events that it came from, if any: "
+    "have these corrected, or send what the policy takes, and ask again. One at `/subject` says that "
+    "there is too much: let the policy read fewer events, or sums that an agent keeps.",
 )
 NOT_DECIDED = ProblemType(
     "not-decided",

@@ -171,7 +171,7 @@ class Explanation(Answered):
 
 
 class MadeDecision(Decision):
-    """A decision that was made, with its explanation where that was asked for."""
+    """A decision that was made, with its explanation where that was asked for and could be read."""
 
     explanation: Explanation | None = None
 

@@ -100,7 +100,7 @@ QUERY_PARAMETERS_MAX: Final = 300
 """Parameters in one address: more than the types, agents and tags of one query item."""
 
 MANAGE_BODY_BYTES_MAX: Final = 128 * 1024
-"""The body of a call that manages keys, tenants, event types, consumers or the brake."""
+"""The body of a call that manages keys, tenants, event types, consumers, policies or the brake."""
 
 HEADERS_BYTES_MAX: Final = 64 * 1024
 """A request's first line and headers together, read before the key can be looked at."""
@@ -269,7 +269,7 @@ SCHEMAS_REMEMBERED_BYTES_MAX: Final = 256 * 1024 * 1024
 takes some tens of KiB; one that is no more needed than all others is compiled anew."""
 
 LIST_ROWS_MAX: Final = 1_000
-"""Keys, tenants, event types, consumers or dead letters of one page of a list."""
+"""Keys, tenants, event types, consumers, dead letters, policies or decisions of one page."""
 
 LIST_ROWS_DEFAULT: Final = 100
 """The same, when the caller does not say."""
@@ -445,7 +445,10 @@ SETTLED_LETTERS: Final = 1_000
 # --- Policies and decisions ------------------------------------------------------------
 
 POLICIES_MAX: Final = 1_000
-"""Policies of one tenant, each with any number of versions."""
+"""Policies of one tenant."""
+
+POLICY_VERSIONS_MAX: Final = 1_000
+"""Versions of one policy: as many as a list shows on one page."""
 
 POLICY_NAME_CHARACTERS_MAX: Final = 64
 """Of a policy's name: it stands in paths, in tags and in scopes."""
@@ -484,6 +487,16 @@ agent has summed up."""
 
 DECISION_SIGNALS_BYTES_MAX: Final = 1024 * 1024
 """Their payloads together."""
+
+DECISION_VALUES_MAX: Final = 131_072
+"""Values that one decision takes from the book, those inside of lists and objects too: as many as a
+record of 256 KiB could hold at all, since it holds them."""
+
+DECISION_VALUES_IN_TURN: Final = 1_000
+"""Its events times its inputs, up to which they are taken between two others; beyond, in a thread."""
+
+DECISION_BYTES_IN_TURN: Final = 65_536
+"""Payloads and answers that are read between two others; what is longer is read in a thread."""
 
 DECISION_LOOKS_MAX: Final = 32
 """Decisions of one tenant whose signals are read in one statement: with the largest that they may

@@ -10,7 +10,7 @@ from counterfoil.server.core.errors import (
     FieldError,
     SubjectWithoutEvents,
 )
-from counterfoil.server.decisions.inputs import InputRefused, Signal, Taken, take, unsafe
+from counterfoil.server.decisions.inputs import InputRefused, Room, Signal, Taken, take, unsafe
 from counterfoil.server.decisions.judging import JudgedPolicy
 from counterfoil.server.decisions.record import (
     DECISION_MADE,
@@ -29,10 +29,11 @@ def taken_inputs(judged: JudgedPolicy, signals: Sequence[Signal]) -> dict[str, T
     Raises ``DecisionInputsRefused`` with every input that cannot be taken.
     """
     taken: dict[str, Taken] = {}
+    room = Room()
     errors: list[FieldError] = []
     for name, read in judged.policy.reads.items():
         try:
-            found = take(name, read, signals)
+            found = take(name, read, signals, room)
         except InputRefused as refused:
             errors.append(FieldError(pointer_to(("inputs", name)), str(refused)))
             continue
@@ -122,6 +123,16 @@ def must_be_about_something(found: int, signals: Sequence[Signal], subject: str)
             "bytes together. Let the policy read fewer types."
         )
         raise _refused([FieldError("/subject", message)])
+
+
+def too_long_a_record() -> DecisionInputsRefused:
+    """The refusal of a decision whose record the book would not take."""
+    message = (
+        "The record of this decision, with its inputs and the ids of all events that they came from, "
+        f"would be longer than {limits.PAYLOAD_BYTES_MAX:,} bytes. Let the policy read fewer events, or "
+        "sums that an agent keeps."
+    )
+    return _refused([FieldError("/subject", message)])
 
 
 def append_of(

@@ -1,6 +1,7 @@
 """Why a decision came out as it did: one page, as JSON and as text that people read. Pure."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -29,6 +30,10 @@ def explanation(
         policy: the version that it was made by.
         signals: the events that its read saw, oldest first.
     """
+    used: defaultdict[int, list[str]] = defaultdict(list)
+    for name, ids in sorted(decision["signals"].items()):
+        for event_id in ids:
+            used[event_id].append(name)
     parts: dict[str, Any] = {
         "decision": dict(decision),
         "timeline": [
@@ -38,9 +43,7 @@ def explanation(
                 "agent_name": one.agent_name,
                 "created_at": one.created_at,
                 "age_seconds": one.age_seconds,
-                "inputs": sorted(
-                    name for name, ids in decision["signals"].items() if one.event_id in ids
-                ),
+                "inputs": used.get(one.event_id, []),
             }
             for one in signals
         ],
@@ -150,9 +153,13 @@ def _row_line(row: Mapping[str, Any]) -> str:
 
 
 def _short(text: str) -> str:
-    """A value's JSON, cut to what fits in a line."""
+    """A value's JSON, cut to what fits in a line; a text as it is, if it is one on one line."""
     shown = text if len(text) <= 80 else f"{text[:77]}…"
-    return json.loads(shown) if shown.startswith('"') and shown.endswith('"') else shown
+    if not (shown.startswith('"') and shown.endswith('"')):
+        return shown
+    said: str = json.loads(shown)
+    # Whoever wrote the signal does not lay out the page: a line's end stays an escape.
+    return said if said.isprintable() else shown
 
 
 def _age(seconds: float) -> str:

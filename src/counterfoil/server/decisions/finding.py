@@ -5,11 +5,12 @@ and for an explanation or a replay also the signals.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from counterfoil.server.access.principal import Principal
+from counterfoil.server.core import limits
 from counterfoil.server.core.document import encode, parse
 from counterfoil.server.core.errors import DecisionNotFound
 from counterfoil.server.decisions.explaining import explanation
@@ -97,15 +98,12 @@ class Finding:
         if asked.cursor is not None:
             read = read.resumed_at(asked.cursor, "query")
         page = await self._log.page(caller.tenant_id, read)
-        events: list[Any] = [parse(text.encode()) for text in page.events]
+        if sum(map(len, page.events)) <= limits.DECISION_BYTES_IN_TURN:
+            texts = _shown_events(page.events)
+        else:
+            texts = await asyncio.to_thread(_shown_events, page.events)
         return DecisionPage(
-            texts=tuple(
-                written(
-                    shown(event["id"], event["created_at"], event["agent_name"], event["payload"])
-                )
-                for event in events
-                if event["payload"] is not None
-            ),
+            texts=texts,
             head=page.head,
             incarnation=page.incarnation,
             next=page.next,
@@ -183,6 +181,16 @@ class Finding:
             told["policy"], told["subject"], basis, up_to=told["head"], as_of=told["as_of"]
         )
         return await self._looks.look(tenant_id, look)
+
+
+def _shown_events(texts: Sequence[str]) -> tuple[str, ...]:
+    """Decisions as they are answered, of their events as JSON; those that were erased are left out."""
+    events: list[Any] = [parse(text.encode()) for text in texts]
+    return tuple(
+        written(shown(event["id"], event["created_at"], event["agent_name"], event["payload"]))
+        for event in events
+        if event["payload"] is not None
+    )
 
 
 def record_of(found: StoredDecision) -> dict[str, Any]:

@@ -69,11 +69,33 @@ class InputMissing(InputRefused):
     """There is no event that has it, or none that is young enough."""
 
 
-def take(name: str, read: Read, signals: Iterable[Signal]) -> Taken | None:
+class Room:
+    """How many values may still be taken for a decision, which are all kept in its record."""
+
+    def __init__(self, values: int = limits.DECISION_VALUES_MAX) -> None:
+        self.left = values
+
+    def holds(self, value: Any) -> bool:
+        """Take the room of a value, and of those in it; False where there is not enough."""
+        inner = [value]
+        while inner and self.left > 0:
+            self.left -= 1
+            one = inner.pop()
+            if isinstance(one, dict):
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+        return not inner
+
+
+def take(
+    name: str, read: Read, signals: Iterable[Signal], room: Room | None = None
+) -> Taken | None:
     """Take one input; None where it is missing, and may be.
 
     Args:
         signals: the subject's events, in the order of their positions.
+        room: for the values of this input and the others; by default its own.
 
     Raises:
         InputMissing: it is missing, and must not be.
@@ -101,7 +123,15 @@ def take(name: str, read: Read, signals: Iterable[Signal]) -> Taken | None:
         if read.may_be_missing:
             return None
         raise InputMissing(name, _why_missing(read, of_kind, young), [e.event_id for e in of_kind])
+    room = room or Room()
     for event_id, value in found:
+        if not room.holds(value):
+            raise InputRefused(
+                name,
+                f"With `{name}`, a decision would take more than {limits.DECISION_VALUES_MAX:,} values "
+                "from these events. Let the policy read fewer, or sums that an agent keeps.",
+                [event_id],
+            )
         if fault := unsafe(value):
             raise InputRefused(name, f"Event {event_id} has {fault} for `{name}`.", [event_id])
     return _TAKES[read.take](name, found)

@@ -10,6 +10,7 @@ import asyncio
 from typing import Final
 
 from counterfoil.server.core import limits
+from counterfoil.server.core.errors import ReadTooSlow
 from counterfoil.server.decisions.store import DecisionStore, Look, Seen
 
 _Waiting = tuple[Look, "asyncio.Future[Seen]"]
@@ -54,13 +55,26 @@ class Looks:
     async def _run(self, tenant_id: int, group: list[_Waiting]) -> None:
         try:
             found = await self._store.signals(tenant_id, [asked for asked, _ in group])
+        except ReadTooSlow as error:
+            # One of them may be what is slow: the others must not be refused with it.
+            if len(group) > 1:
+                half = len(group) // 2
+                await self._run(tenant_id, group[:half])
+                await self._run(tenant_id, group[half:])
+            else:
+                _refuse(group, error)
+            return
         except BaseException as error:
-            for _, seen in group:
-                if not seen.done():
-                    seen.set_exception(error)
+            _refuse(group, error)
             if not isinstance(error, Exception):
                 raise
             return
         for (_, seen), answer in zip(group, found, strict=True):
             if not seen.done():
                 seen.set_result(answer)
+
+
+def _refuse(group: list[_Waiting], error: BaseException) -> None:
+    for _, seen in group:
+        if not seen.done():
+            seen.set_exception(error)

@@ -106,7 +106,7 @@ class NewDecision(Wire):
         "policy": "the name of a policy",
         "subject": "a tag, as `application:42`",
         "inputs": "an object: each extra input with its value",
-        "on_behalf_of": "a string of 1 to 128 characters",
+        "on_behalf_of": f"a string of 1 to {limits.NAME_CHARACTERS_MAX} characters, on one line",
         "agent_name": "the name of an agent",
         "supersedes": "an object with `decision` and `reason`",
         "explain": "true or false",
@@ -125,7 +125,15 @@ class NewDecision(Wire):
         ),
     ]
     on_behalf_of: Annotated[
-        Annotated[str, Field(min_length=1, max_length=limits.NAME_CHARACTERS_MAX)] | None,
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=limits.NAME_CHARACTERS_MAX,
+                pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+            ),
+        ]
+        | None,
         Field(description="For whom the caller asks. It stands in the record, as it was said."),
     ] = None
     agent_name: Annotated[

@@ -25,9 +25,10 @@ comes before every refusal: a success that is asked for again must not be refuse
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from counterfoil.server.access.principal import Principal
 from counterfoil.server.brake.operations import Brake
@@ -43,7 +44,9 @@ from counterfoil.server.core.errors import (
     InvalidInput,
     NameNotYours,
     NotWritten,
+    OutcomeUnknown,
     ReadTooSlow,
+    ScopeMissing,
     Unavailable,
 )
 from counterfoil.server.decisions.deciding import (
@@ -53,6 +56,7 @@ from counterfoil.server.decisions.deciding import (
     must_be_extra,
     must_fit,
     taken_inputs,
+    too_long_a_record,
 )
 from counterfoil.server.decisions.engine import Evaluated
 from counterfoil.server.decisions.finding import Finding, shown_decision
@@ -69,6 +73,11 @@ from counterfoil.server.decisions.record import (
 from counterfoil.server.decisions.store import DecisionStore, Look, Seen, StoredDecision
 from counterfoil.server.event_types.operations import EventTypes
 from counterfoil.server.log.operations import Log, Stored
+
+_DECIDED_BEFORE: Final = (
+    "This was decided before, and the decision cannot be read at the moment. Ask again with the same "
+    "Idempotency-Key."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,7 @@ class Decisions:
         caller.must_decide(asked.policy)
         agent_name = _name_of(caller, asked)
         try:
-            return await self._decided(
+            stored, made = await self._decided(
                 caller, asked, agent_name=agent_name, key=key, traceparent=traceparent
             )
         except (DatabaseUnavailable, ReadTooSlow) as error:
@@ -138,7 +147,11 @@ class Decisions:
         except CounterfoilError as refusal:
             if key is None:
                 raise
-            return await self._answered_before(caller, asked, agent_name, key, refusal)
+            request = lookup_of(caller.id, agent_name, _content(asked), key)
+            stored = await self._log.answered_before(caller.tenant_id, request, refusal)
+            made = None
+        # From here on it is in the book, whatever becomes of the answer.
+        return await self._answer(caller, stored, asked, made)
 
     async def _decided(
         self,
@@ -148,23 +161,26 @@ class Decisions:
         agent_name: str,
         key: str | None,
         traceparent: str | None,
-    ) -> Decided:
+    ) -> tuple[Stored, StoredDecision | None]:
+        """Read, decide and append until it stands; what was appended, or None for an earlier one."""
         tenant_id, conflict = caller.tenant_id, None
         content = _content(asked)
         for tried in range(1, limits.DECISION_TRIES_MAX + 1):
             version, judged = await self.policies.in_force(tenant_id, asked.policy)
-            _must_be_of_its_kind(judged, asked.subject)
-            # What has changed meanwhile is shown, so all of the condition must be readable.
             basis = basis_of(asked.policy, judged.policy, asked.subject)
-            caller.must_read(basis.condition)
-            must_be_extra(judged, asked.inputs)
             look = Look.of(asked.policy, asked.subject, basis)
             seen = await self._looks.look(tenant_id, look)
             if seen.version != version:
+                # Nothing is refused by a version that is not in force: it is what this process
+                # remembers, and only here does it learn better.
                 self.policies.learn(tenant_id, asked.policy, seen.version)
                 continue
+            _must_be_of_its_kind(judged, asked.subject)
+            # What has changed meanwhile is shown, so all of the condition must be readable.
+            caller.must_read(basis.condition)
+            must_be_extra(judged, asked.inputs)
             await self._must_not_stand(tenant_id, asked, seen.standing)
-            rests = _rests(judged, seen, asked.subject, asked.inputs)
+            rests = await _rests(judged, seen, asked.subject, asked.inputs)
             came = await _evaluated(judged, rests.inputs)
             told = record(asked, judged, version, rests, came, asked_by=caller.id)
             request = append_of(
@@ -183,47 +199,41 @@ class Decisions:
                 continue
             except Frozen as error:
                 raise await self._brake.explained(tenant_id, error) from None
+            except InvalidInput as error:
+                # All else that a payload is refused for, a record is not.
+                raise too_long_a_record() from error
             if stored.replayed:
-                return await self._answer(tenant_id, stored, asked)
+                return stored, None
             metrics.DECISIONS.labels(judged.policy.outcomes[came.outcome].kind).inc()
             metrics.DECISION_TRIES.observe(tried)
-            made = StoredDecision.made(told, stored, seen.incarnation, agent_name)
-            return await self._answer(tenant_id, stored, asked, made)
+            return stored, StoredDecision.made(told, stored, seen.incarnation, agent_name)
         if conflict is not None:
             raise conflict
         raise Busy("The policy changes faster than anything can be decided by it; try again.")
 
     async def _answer(
-        self,
-        tenant_id: int,
-        stored: Stored,
-        asked: NewDecision,
-        made: StoredDecision | None = None,
+        self, caller: Principal, stored: Stored, asked: NewDecision, made: StoredDecision | None
     ) -> Decided:
-        """Answer with a decision that is in the book: the one that was made, or an earlier one."""
-        found = await self.found.told(tenant_id, stored.first_position) if made is None else made
-        document = shown_decision(stored.first_position, found)
-        if asked.explain:
-            document["explanation"] = await self.found.explanation_of(
-                tenant_id, stored.first_position, found
-            )
-        return Decided(stored.first_position, written(document), stored.replayed)
+        """Answer with a decision that is in the book: the one that was made, or an earlier one.
 
-    async def _answered_before(
-        self,
-        caller: Principal,
-        asked: NewDecision,
-        agent_name: str,
-        key: str,
-        refusal: CounterfoilError,
-    ) -> Decided:
-        """The answer to an earlier try of a call that is refused today, if there was one.
+        Its explanation is left out where it cannot be read now, or not by who asks for an earlier
+        decision: it can be asked for by the decision's id.
 
-        Raises ``refusal`` if there was none.
+        Raises ``OutcomeUnknown`` where an earlier decision cannot be read now.
         """
-        request = lookup_of(caller.id, agent_name, _content(asked), key)
-        stored = await self._log.answered_before(caller.tenant_id, request, refusal)
-        return await self._answer(caller.tenant_id, stored, asked)
+        decision_id = stored.first_position
+        try:
+            found = await self.found.told(caller.tenant_id, decision_id) if made is None else made
+        except (DatabaseUnavailable, ReadTooSlow) as error:
+            raise OutcomeUnknown(_DECIDED_BEFORE) from error
+        document = shown_decision(decision_id, found)
+        if asked.explain:
+            reader = caller if made is None else None
+            with contextlib.suppress(DatabaseUnavailable, ReadTooSlow, ScopeMissing):
+                document["explanation"] = await self.found.explanation_of(
+                    caller.tenant_id, decision_id, found, reader
+                )
+        return Decided(decision_id, written(document), stored.replayed)
 
     async def _must_not_stand(
         self, tenant_id: int, asked: NewDecision, standing: int | None
@@ -293,8 +303,18 @@ def _must_be_of_its_kind(judged: JudgedPolicy, subject: str) -> None:
         raise InvalidInput(message, [FieldError("/subject", message)])
 
 
-def _rests(judged: JudgedPolicy, seen: Seen, subject: str, extra: Mapping[str, Any]) -> Rests:
+async def _rests(judged: JudgedPolicy, seen: Seen, subject: str, extra: Mapping[str, Any]) -> Rests:
+    """Take the inputs: between two other requests, or where there are many, in a thread."""
     must_be_about_something(seen.found, seen.signals, subject)
+    if (
+        len(seen.signals) * len(judged.policy.reads) <= limits.DECISION_VALUES_IN_TURN
+        and seen.bytes <= limits.DECISION_BYTES_IN_TURN
+    ):
+        return _taken(judged, seen, extra)
+    return await asyncio.to_thread(_taken, judged, seen, extra)
+
+
+def _taken(judged: JudgedPolicy, seen: Seen, extra: Mapping[str, Any]) -> Rests:
     rests = Rests(seen.head, seen.as_of, taken_inputs(judged, seen.signals), extra)
     must_fit(judged, rests)
     return rests

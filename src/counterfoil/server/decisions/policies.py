@@ -165,6 +165,11 @@ class Policies:
             # Where it says the same, only an earlier call with this key can be answered: its version
             # is none that can be taken.
             version = 1 if newest is None else newest[0] + (0 if same else 1)
+            if version > limits.POLICY_VERSIONS_MAX:
+                raise TooMany(
+                    f"A policy has at most {limits.POLICY_VERSIONS_MAX:,} versions. Draft the next one "
+                    "under another name."
+                )
             try:
                 stored = await self._log.append(
                     tenant_id, _drafting(name, version, judged, by=by, key=key)
@@ -198,7 +203,9 @@ class Policies:
         """
         row = {"name": name, "version": version}
         found = await self._store.policy(tenant_id, name, version)
-        told = {**row, "digest": None if found is None else found.digest, "reason": asked.reason}
+        if found is None:
+            raise PolicyNotFound(f"There is no version {version} of this policy.")
+        told = {**row, "digest": found.digest, "reason": asked.reason}
         request = own_append(
             own_event(
                 "policy_activated", {**told, "by": by}, tags=[policy_tag(name)], principal=by
@@ -218,7 +225,8 @@ class Policies:
                     "eyes. Let somebody else activate it, with a key of their own."
                 ) from None
             raise PolicyNotFound(f"There is no version {version} of this policy.") from None
-        self.learn(tenant_id, name, version)
+        if not stored.replayed:
+            self.learn(tenant_id, name, version)
         return await self._made(tenant_id, stored, created=False)
 
     async def retire(
@@ -230,27 +238,21 @@ class Policies:
             PolicyNotFound, PolicyNotActive: there is none that could be retired.
             IdempotencyMismatch, Unavailable: as an append does.
         """
-        found = await self._store.policy(tenant_id, name)
-        if found is None and key is None:
-            raise await self._none_in_force(tenant_id, name)
-        row = {"name": name, "version": 0 if found is None else found.version}
-        request = own_append(
-            own_event(
-                "policy_retired",
-                {**row, "reason": asked.reason, "by": by},
-                tags=[policy_tag(name)],
-                principal=by,
-            ),
-            effect={"effect": "retire_policy", **row, "by": by},
-            asked={"call": "retire_policy", "name": name, **asked.model_dump()},
-            key=key,
-        )
-        try:
-            stored = await self._log.append(tenant_id, request)
-        except EffectRefused:
-            raise await self._none_in_force(tenant_id, name) from None
-        self.learn(tenant_id, name, None)
-        return await self._made(tenant_id, stored, created=False)
+        for _ in range(limits.RULES_TRIES_MAX):
+            found = await self._store.policy(tenant_id, name)
+            if found is None and key is None:
+                raise await self._none_in_force(tenant_id, name)
+            try:
+                stored = await self._log.append(
+                    tenant_id, _retiring(name, found, asked, by=by, key=key)
+                )
+            except EffectRefused:
+                if found is None:
+                    raise await self._none_in_force(tenant_id, name) from None
+                continue  # Another version was put in force in between, or it was retired.
+            self.learn(tenant_id, name, None)
+            return await self._made(tenant_id, stored, created=False)
+        raise Busy("The versions of this policy change faster than it can be retired; try again.")
 
     async def _made(self, tenant_id: int, stored: Stored, *, created: bool) -> Made:
         told = await self._log.payload(tenant_id, stored.first_position)
@@ -266,6 +268,20 @@ def _drafting(
         own_event("policy_drafted", told, tags=[policy_tag(name)], principal=by),
         effect={"effect": "draft_policy", **told, "document": judged.text},
         asked={"call": "draft_policy", "name": name, "digest": judged.digest},
+        key=key,
+    )
+
+
+def _retiring(
+    name: str, active: StoredPolicy | None, asked: Retirement, *, by: str, key: str | None
+) -> AppendRequest:
+    # Where none is active, only an earlier call with this key can be answered.
+    row = {"name": name, "version": 0 if active is None else active.version}
+    told = {**row, "reason": asked.reason, "by": by}
+    return own_append(
+        own_event("policy_retired", told, tags=[policy_tag(name)], principal=by),
+        effect={"effect": "retire_policy", **row, "by": by},
+        asked={"call": "retire_policy", "name": name, **asked.model_dump()},
         key=key,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from counterfoil.server.core import limits
@@ -21,6 +21,10 @@ from counterfoil.server.log.fields import REFUSAL, Name, Wire
 
 INPUT_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 CODE: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_OWN_KINDS: Final = frozenset({"decision", "policy"})
+"""The kinds of the tags by which decisions and policies are found: a subject that bears one would pass
+for them."""
+
 _NAMED: Final = "1 to 64 letters, digits and underscores, and begin with no digit"
 _CODED: Final = "1 to 64 letters, digits, `.`, `_` and `-`, and begin with a letter or a digit"
 
@@ -186,6 +190,16 @@ class Policy(Wire):
         list[Annotated[str, Field(min_length=1, max_length=200)]], Field(default_factory=list)
     ]
     examples: Annotated[list[Example], Field(min_length=1, max_length=limits.POLICY_EXAMPLES_MAX)]
+
+    @field_validator("subject")
+    @classmethod
+    def _subject_is_not_the_services_own(cls, kind: str) -> str:
+        if kind in _OWN_KINDS:
+            raise PydanticCustomError(
+                REFUSAL,
+                f"Tags of the kind `{kind}` are the service's own; nothing is decided about them.",
+            )
+        return kind
 
     @cached_property
     def inputs(self) -> frozenset[str]:

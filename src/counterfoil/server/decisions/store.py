@@ -1,8 +1,11 @@
 """The door of policies and decisions to the database: the only caller of its SQL."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -87,6 +90,7 @@ class Seen:
         signals: the events that were asked for, oldest first.
         found: how many there are, up to one more than a decision may rest on; more than the
             signals where those are too large together.
+        bytes: how long the payloads are, as they are written.
     """
 
     incarnation: str
@@ -96,6 +100,7 @@ class Seen:
     standing: int | None
     signals: list[Signal]
     found: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +152,10 @@ class DecisionStore:
             },
             tenant_id=tenant_id,
         )
-        seen: list[Seen] = []
-        for row in rows:
-            if int(there(row[0])) > len(seen):
-                seen.append(_seen(row))
-            if row[7] is not None:
-                seen[-1].signals.append(_signal(row[7:]))
+        if sum(len(row[-1] or "") for row in rows) <= limits.DECISION_BYTES_IN_TURN:
+            seen = _all_seen(rows)
+        else:
+            seen = await asyncio.to_thread(_all_seen, rows)
         invariant(len(seen) == len(looks), "each look is answered")
         return seen
 
@@ -219,16 +222,23 @@ class DecisionStore:
         )
 
 
-def _seen(row: Sequence[str | None]) -> Seen:
-    _, incarnation, head, as_of, version, standing, found = row[:7]
+def _all_seen(rows: Sequence[Sequence[str | None]]) -> list[Seen]:
+    """What each look saw, in their order; there is a row for each, and one for each of its events."""
+    return [_seen(list(of_one)) for _, of_one in groupby(rows, key=itemgetter(0))]
+
+
+def _seen(rows: Sequence[Sequence[str | None]]) -> Seen:
+    _, incarnation, head, as_of, version, standing, found = rows[0][:7]
+    signals = [row[7:] for row in rows if row[7] is not None]
     return Seen(
         incarnation=there(incarnation),
         head=int(there(head)),
         as_of=there(as_of),
         version=None if version is None else int(version),
         standing=None if standing is None else int(standing),
-        signals=[],
+        signals=[_signal(signal) for signal in signals],
         found=0 if found is None else int(found),
+        bytes=sum(len(there(signal[-1])) for signal in signals),
     )
 
 

@@ -19,7 +19,9 @@ REASONS: Final = "reasons"
 Pointer = tuple[str | int, ...]
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_WORD_ENDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\W_]+")
+_WORD_ENDS: Final = re.compile(
+    r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[a-z])|[\W_]+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,11 @@ def plain(name: str) -> str:
 
 
 def words(name: str) -> list[str]:
-    """The words of a name: of ``applicantAge`` and ``applicant_age``, `applicant` and `age`."""
+    """The words of a name: of ``applicantAge`` and ``applicant_age``, `applicant` and `age`.
+
+    A word ends before a capital, before the last capital of several (``IDAge``), between letters and
+    digits (``age2``), and at whatever is neither.
+    """
     parts = _WORD_ENDS.split(unicodedata.normalize("NFKC", name))
     return [part.casefold() for part in parts if part]
 
