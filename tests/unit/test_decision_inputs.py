@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counterfoil.server.core import limits
+from counterfoil.server.core.errors import DecisionInputsRefused
+from counterfoil.server.decisions.deciding import taken_inputs
 from counterfoil.server.decisions.inputs import (
     InputMissing,
     InputRefused,
@@ -18,7 +20,9 @@ from counterfoil.server.decisions.inputs import (
     take,
     unsafe,
 )
+from counterfoil.server.decisions.judging import judge_policy
 from counterfoil.server.decisions.policy import Read
+from tests.unit.policies import policy
 
 MOST: Final = limits.WHOLE_NUMBER_MAX
 
@@ -267,3 +271,25 @@ def test_what_is_looked_at_ends_with_the_room() -> None:
     endless: list[Any] = []
     endless += [endless, endless]
     assert not room.holds(endless)
+
+
+def test_the_inputs_of_a_decision_share_their_room() -> None:
+    """Each would fit by itself; together they are more than a record could hold."""
+    document = policy()
+    for nth in range(5):
+        name = f"list_{nth}"
+        document["reads"][name] = {"types": ["scored"], "take": "list", "path": "/v"}
+        numbers = {"type": "array", "items": {"type": "integer"}}
+        document["inputs_schema"]["properties"][name] = {"type": "array", "items": numbers}
+        document["inputs_schema"]["required"].append(name)
+        for example in document["examples"]:
+            example["inputs"][name] = []
+    signals = [
+        event(1, {"monthly_minor": 1}, kind="debt_checked"),
+        event(2, {"monthly_minor": 2}, kind="income_verified"),
+        signal(3, [0] * 30_000),
+    ]
+    with pytest.raises(DecisionInputsRefused) as refused:
+        taken_inputs(judge_policy(document), signals)
+    assert [one.pointer for one in refused.value.errors] == ["/inputs/list_4"]
+    assert "more than 131,072 values" in refused.value.errors[0].message
