@@ -151,6 +151,15 @@ CALLS: dict[str, tuple[int, Callable[[psycopg.Connection], Callable[[], Any]]]] 
             held(c, MANY), lambda t: append_one(c, request(principal="agent:a", **hands_in(*t)))
         ),
     ),
+    "hand in many, and one of them lost": (
+        16_000,
+        lambda c: _with(
+            held(c, MANY),
+            lambda t: append_one(
+                c, request(principal="agent:a", **hands_in(*t[:-1], (t[-1][0], 1, 99)))
+            ),
+        ),
+    ),
     "set aside": (400, lambda c: _with(held(c, 10), lambda t: set_aside(c, *t))),
     "replay": (200, lambda c: lambda: replay(c, *range(20_001, 20_011))),
     "drop": (100, lambda c: lambda: drop(c, *range(20_001, 20_011))),

@@ -285,12 +285,11 @@ def test_latest_walks_the_agents_index(explained: Explained, agent_name: str) ->
             "feed",
             {
                 "after": 40_000,
-                "up_to": EVENTS,
                 "limit": limits.STREAM_PAGE_EVENTS,
                 "bytes_max": limits.STREAM_PAGE_BYTES_MAX,
                 "with_text": True,
             },
-            2 * limits.STREAM_PAGE_EVENTS,
+            3 * limits.STREAM_PAGE_EVENTS + 2,
         ),
     ],
     ids=["head", "one", "one that is not there", "at_positions", "feed"],

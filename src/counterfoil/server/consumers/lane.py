@@ -95,6 +95,9 @@ class Lane:
         due: whether something is, and is to be taken back by the next call.
         watch: who is told of what matches the consumer's query, as it stood after the event
             ``watched_as``.
+        parked_at: when a claim was parked last.
+        behind: whether claims went short although more is to be put out, so that a timer and not
+            the log brings them back.
         stands, changed_by, frees: how the consumer stood at the last call; the event that had
             made or changed it last; whether what is done with may let others go. Before the
             first call nobody knows: it might.
@@ -112,6 +115,8 @@ class Lane:
         self.watch: Watch | None = None
         self.watched_as = 0
         self.watching: asyncio.Task[None] | None = None
+        self.parked_at = float("-inf")
+        self.behind = False
         self.timer: asyncio.TimerHandle | None = None
         self.due_looked_at = float("-inf")
         self.due = False
@@ -142,6 +147,7 @@ class Lane:
         if waiting not in self.parked:
             return False
         del self.parked[waiting]
+        self.parked_at = asyncio.get_running_loop().time()
         metrics.PARKED_CLAIMS.dec()
         return True
 
@@ -186,6 +192,11 @@ class Lane:
     def has_work(self) -> bool:
         """Whether something is to be taken to the database now."""
         return bool(self.waiting) or (self.news and bool(self.parked))
+
+    @property
+    def waits_for_the_log(self) -> bool:
+        """Whether claims are parked that only something new can bring back."""
+        return bool(self.parked) and not self.behind
 
     @property
     def is_empty(self) -> bool:

@@ -193,6 +193,8 @@ class Lanes:
 
     def _ring(self, lane: Lane, due: bool) -> None:
         lane.news = True
+        # Only the call that follows can say so again; should it fail, the log brings them back.
+        lane.behind = False
         lane.due = lane.due or due
         if lane.parked:
             self._drive(lane)
@@ -233,7 +235,7 @@ class Lanes:
             lane.refuse_all(NotWritten(_NO_DATABASE))
         finally:
             lane.driver = None
-            if lane.parked:
+            if lane.waits_for_the_log:
                 self._watching.keep(lane)
             elif lane.is_empty and not lane.found:
                 # Whoever asks for names that nobody has must not fill the memory with them.
@@ -340,6 +342,7 @@ class Lanes:
         if went_short:
             # Nothing is left; and only such a call says what those who wait, wait for.
             lane.others_to_tell = False
+            lane.behind = told.behind and not told.paused
             self._watching.note(lane, unfinished=told.unfinished)
             self._set_timer(lane, consumed)
         elif not lane.parked:
@@ -408,7 +411,7 @@ class Lanes:
         told = consumed.told
         seconds = told.next_due_seconds
         due = seconds is not None
-        if told.behind and not told.paused:
+        if lane.behind:
             seconds, due = limits.BEHIND_SECONDS, False
         elif told.held_back == "full" and (seconds is None or seconds > limits.PARKED_LOOK_SECONDS):
             # Nobody tells when there is room again.

@@ -4,6 +4,9 @@ A lane in which claims are parked has a *watch*: the feed of live readers tells 
 that matches the consumer's query, and of those about the consumer itself, from whichever process
 they were written. And in case a ring was lost, every ``PARKED_LOOK_SECONDS`` one statement looks
 for all the lanes of a tenant that wait for what others hold.
+
+A watch costs each append of the book a look by this process. So a consumer that works off what is
+there, and whose claims wait for nothing, has none.
 """
 
 import asyncio
@@ -25,7 +28,11 @@ from counterfoil.server.log.query import Item
 _log = structlog.get_logger(__name__)
 
 IDLE_SECONDS: Final = 30.0
-"""How long a lane without any call is kept, and with it its watch."""
+"""How long a lane without any call is kept."""
+
+UNPARKED_SECONDS: Final = 1.0
+"""How long a watch is kept over a lane in which no claim is parked any more. To begin another takes
+two statements and a call."""
 
 BEGUN_AT_ONCE: Final = 4
 """Watches that begin at the same time. After a start thousands may, and others read too."""
@@ -143,9 +150,11 @@ class Watching:
         """See that those have a watch that need one, and let go of those that nobody uses."""
         now = asyncio.get_running_loop().time()
         for lane in tuple(self._lanes.values()):
-            if lane.parked:
+            if lane.waits_for_the_log:
                 self.keep(lane)
-            elif lane.is_empty:
+            elif not lane.parked and now - lane.parked_at > UNPARKED_SECONDS:
+                self.forget(lane)
+            if lane.is_empty:
                 self.note(lane, unfinished=False)
                 if now - lane.used_at > IDLE_SECONDS:
                     self.remove(lane)

@@ -304,20 +304,20 @@ class _Feed:
 
     async def _advance(self) -> None:
         """Hand out what lies between the feed's position and the head."""
-        head = await self.store.head(self.tenant_id)
-        if head.incarnation != self._incarnation:
-            self.end()
-            return
-        while self.position < head.position and not self.ended:
+        while not self.ended:
             with_text = self._needs_text()
-            events = await self.store.feed(
+            head, events = await self.store.feed(
                 self.tenant_id,
                 after=self.position,
-                up_to=head.position,
                 limit=limits.STREAM_PAGE_EVENTS,
                 bytes_max=limits.STREAM_PAGE_BYTES_MAX,
                 with_text=with_text,
             )
+            if head.incarnation != self._incarnation:
+                self.end()
+                return
+            if not events:
+                return
             if self._needs_text() and not with_text:
                 continue  # A stream has come meanwhile, and may have joined.
             for event in events:
@@ -325,6 +325,8 @@ class _Feed:
             self.position = events[-1].position
             for reader in tuple(self._readers):
                 reader.feed_moved()
+            if self.position >= head.position:
+                return
 
     def _needs_text(self) -> bool:
         return any(reader.needs_text for reader in self._readers)

@@ -117,10 +117,14 @@ cross join lateral (
 order by wanted.position;
 
 -- name: feed
--- What is new, once for all live readers: what their filters ask, and each event's text where
--- somebody is to get it.
-select fed.position, fed.agent_name, fed.event_type, to_json(fed.tags), fed.text
-from (
+-- Where a book stands, and what is new in it, once for all live readers: what their filters ask,
+-- and each event's text where somebody is to get it. Nothing new: one row without an event.
+select b.incarnation::text as incarnation,
+       coalesce((select e.position from counterfoil.events e where e.tenant_id = b.tenant_id
+                 order by e.position desc limit 1), 0) as head,
+       fed.position, fed.agent_name, fed.event_type, to_json(fed.tags), fed.text
+from counterfoil.books b
+left join lateral (
     select next.*,
            sum(coalesce(octet_length(next.text), 0)) over (order by next.position)
                - coalesce(octet_length(next.text), 0) as bytes_before
@@ -128,19 +132,18 @@ from (
         select e.position, e.agent_name, e.event_type, e.tags,
                case when %(with_text)s::boolean then counterfoil.event_text(e) end as text
         from counterfoil.events e
-        where e.tenant_id = %(tenant_id)s::integer
-          and e.position > %(after)s::bigint and e.position <= %(up_to)s::bigint
-        order by e.position
-        limit %(limit)s::integer
+        -- Positions have no gaps, so these are as many as may be shown at once.
+        where e.tenant_id = %(tenant_id)s::integer and e.position > %(after)s::bigint
+          and e.position <= %(after)s::bigint + %(limit)s::integer
     ) as next
-) as fed
-where fed.bytes_before < %(bytes_max)s::bigint
+) as fed on fed.bytes_before < %(bytes_max)s::bigint
+where b.tenant_id = %(tenant_id)s::integer
 order by fed.position;
 
 -- name: ring
--- Tells the other processes that a book has grown, or that a consumer has something again. Never inside the append: the commit of
--- a notification takes a lock on the whole database. It may be lost, so it need not be
--- flushed either.
+-- Tells the other processes that a book has grown, or that a consumer has something again. Never
+-- inside the append: the commit of a notification takes a lock on the whole database. It may be
+-- lost, so it need not be flushed either.
 select set_config('synchronous_commit', 'off', true),
        pg_notify('counterfoil_heads', %(tenant_id)s::text || ':' || %(what)s::text);
 

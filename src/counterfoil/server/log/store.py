@@ -252,25 +252,18 @@ class Store:
         return tuple(there(text) for (text,) in rows)
 
     async def feed(
-        self,
-        tenant_id: int,
-        *,
-        after: int,
-        up_to: int,
-        limit: int,
-        bytes_max: int,
-        with_text: bool = True,
-    ) -> list[FedEvent]:
-        """The next events above ``after``, whatever they are, for the live readers.
+        self, tenant_id: int, *, after: int, limit: int, bytes_max: int, with_text: bool = True
+    ) -> tuple[Head, list[FedEvent]]:
+        """Where the book stands, and the next events above ``after``, for the live readers.
 
-        Without their texts where nobody needs them: these are most of the work.
+        The events come whatever they are, and without their texts where nobody needs them: these
+        are most of the work. Fewer than ``limit`` where those are ``bytes_max`` long, or none is left.
         """
         rows = await self._read(
             "feed",
             {
                 "tenant_id": tenant_id,
                 "after": after,
-                "up_to": up_to,
                 "limit": limit,
                 "bytes_max": bytes_max,
                 "with_text": with_text,
@@ -279,11 +272,12 @@ class Store:
         )
         fed: list[FedEvent] = []
         for row in rows:
-            position, agent_name, event_type, tags = map(there, row[:4])
-            fed.append(
-                FedEvent(int(position), agent_name, event_type, _tags.decode(tags), row[4] or "")
-            )
-        return fed
+            if row[2] is not None:
+                position, agent_name, event_type, tags = map(there, row[2:6])
+                fed.append(
+                    FedEvent(int(position), agent_name, event_type, _tags.decode(tags), row[6] or "")
+                )
+        return _head(first(rows)), fed
 
     async def ring(self, tenant_id: int, what: str) -> None:
         """Tell other processes what is new with a tenant. It may get lost."""

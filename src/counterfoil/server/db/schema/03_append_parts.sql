@@ -53,6 +53,16 @@ create type counterfoil.asked_value as (
     after bigint
 );
 
+-- A delivery that its holder still has, locked, and that a request of the group hands in.
+create type counterfoil.held_delivery as (
+    request integer,
+    generation bigint,
+    position bigint,
+    due_at timestamptz,
+    keys text[],
+    place tid               -- where its row is; it stays there for as long as it is locked
+);
+
 -- Which requests' conditions may be violated by an event in p_after < position <= p_up_to,
 -- looked at no further back than each condition's own `after`. One probe of an index for
 -- each value. It tells too many: an item that asks for tags is judged by its tags alone,
@@ -133,7 +143,8 @@ end
 $$;
 
 -- Writes a run of accepted requests: their events at the positions after p_head, their tags
--- and their keys; and takes out what they hand in. Only append_v4 may call it, under the lock.
+-- and their keys; and takes what they hand in out of their hands. Only append_v4 may call it, under
+-- the lock.
 create function counterfoil.write_run(
     p_tenant_id integer,
     p_events counterfoil.new_event[],
@@ -142,7 +153,9 @@ create function counterfoil.write_run(
     p_events_before integer,
     p_head bigint,
     p_created_at timestamptz,
-    p_keyed boolean
+    p_keyed boolean,
+    -- what these requests hand in, locked
+    p_held counterfoil.held_delivery[] default '{}'
 ) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -174,8 +187,8 @@ begin
         where r.key is not null;
     end if;
 
-    if exists (select from unnest(p_requests) as r where r.hands_in is not null) then
-        perform counterfoil.hand_in(p_tenant_id, counterfoil.tokens_of(p_requests));
+    if p_held <> '{}' then
+        perform counterfoil.hand_in(p_tenant_id, p_held);
     end if;
 end
 $$;

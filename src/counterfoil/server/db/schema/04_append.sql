@@ -110,8 +110,11 @@ declare
     v_conflicts bigint[];
     v_keyed boolean;                        -- a request of the group has a key
     v_conditional boolean;                  -- or a condition
-    v_handing boolean;                      -- or hands in what it holds
+    v_named integer;                        -- how many deliveries the group hands in
     v_holding integer[] := '{}';            -- requests that still hold what they hand in
+    v_all_hold boolean := true;             -- and whether those are all that hand something in
+    v_held counterfoil.held_delivery[] := '{}';     -- what they hold, locked
+    v_effects boolean;                      -- a request of the group has an effect
     v_plain boolean;                        -- or nothing of the group can be refused
     v_seed bytea := uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid());
     v_seen bigint := 0;                     -- the head before the lock
@@ -200,13 +203,15 @@ begin
                    r.request -> 'effect', r.request -> 'hands_in'
                )::counterfoil.new_request order by r.nth),
            bool_or(r.request ? 'key'), bool_or(r.request ? 'condition'),
-           bool_or(r.request ? 'hands_in'),
-           not bool_or(r.request ?| array['key', 'condition', 'cause_max', 'own', 'hands_in']),
+           coalesce(sum(jsonb_array_length(r.request -> 'hands_in' -> 'tokens')), 0),
+           bool_or(r.request ? 'effect'),
+           not bool_or(r.request ?| array['key', 'condition', 'cause_max', 'own']),
            min(coalesce((r.request ->> 'rules')::bigint, 0)),
            max(coalesce((r.request ->> 'rules')::bigint, 0)),
            -- Counting on with a null would answer `stored` to a group that was not written.
            bool_and(coalesce(r.events_count > 0, false))
-    into v_requests, v_keyed, v_conditional, v_handing, v_plain, v_rules_min, v_rules_max, v_complete
+    into v_requests, v_keyed, v_conditional, v_named, v_effects, v_plain, v_rules_min, v_rules_max,
+         v_complete
     from (
         select e.request, e.nth, jsonb_array_length(e.request -> 'events') as events_count,
                sum(jsonb_array_length(e.request -> 'events')) over (order by e.nth) as events_to
@@ -285,9 +290,15 @@ begin
     v_rules := coalesce(v_rules, 0);
     v_freezes := exists (select from counterfoil.freezes f where f.tenant_id = p_tenant_id);
 
-    if v_plain and not v_freezes and v_rules_min = v_rules and v_rules_max = v_rules then
+    if v_named > 0 then
+        select h.requests, h.complete, h.held into v_holding, v_all_hold, v_held
+        from counterfoil.holders_in_group(p_tenant_id, v_requests, v_named) as h;
+    end if;
+
+    if v_plain and v_all_hold and not v_freezes and v_rules_min = v_rules and v_rules_max = v_rules
+    then
         perform counterfoil.write_run(
-            p_tenant_id, v_events, v_requests, 0, head, v_now, false);
+            p_tenant_id, v_events, v_requests, 0, head, v_now, false, v_held);
         head := head + cardinality(v_events);
         return;
     end if;
@@ -299,16 +310,14 @@ begin
     if v_freezes then
         v_frozen := counterfoil.frozen_requests(p_tenant_id, v_events, v_now);
     end if;
-    if v_handing then
-        v_holding := counterfoil.holders_in_group(
-            p_tenant_id, counterfoil.tokens_in_force(p_tenant_id, v_requests));
+    if v_effects then
+        v_effect_from := (
+            select min(r.nth)
+            from unnest(v_requests) with ordinality as r (
+                principal, key, content_digest, events_count, events_to, cause_max, fail_if,
+                after, incarnation, rules, own, effect, hands_in, nth)
+            where r.effect is not null);
     end if;
-    v_effect_from := (
-        select min(r.nth)
-        from unnest(v_requests) with ordinality as r (
-            principal, key, content_digest, events_count, events_to, cause_max, fail_if,
-            after, incarnation, rules, own, effect, hands_in, nth)
-        where r.effect is not null);
     select array_agg(r.nth order by r.nth) into v_special
     from (
         select r.*, count(*) over (partition by r.principal, r.key) as bearers
@@ -346,7 +355,8 @@ begin
         if v_run_before < v_before then
             perform counterfoil.write_run(
                 p_tenant_id, v_events[v_run_before + 1 : v_before],
-                v_requests[v_run_from : v_nth - 1], v_run_before, head, v_now, v_keyed);
+                v_requests[v_run_from : v_nth - 1], v_run_before, head, v_now, v_keyed,
+                counterfoil.held_by(v_held, v_run_from, v_nth - 1));
             head := head + v_before - v_run_before;
         end if;
         v_run_from := v_nth;
@@ -402,8 +412,11 @@ begin
         if v_status is null and v_request.hands_in is not null
            and (v_nth <> all (v_holding) or v_effect_from < v_nth)
         then
-            v_status := counterfoil.hand_in_fault(
-                p_tenant_id, v_request.hands_in, counterfoil.tokens_of(array[v_request]));
+            select f.fault, counterfoil.held_by(v_held, 1, v_nth - 1) || f.held
+                   || counterfoil.held_by(v_held, v_nth + 1, cardinality(v_requests))
+            into v_status, v_held
+            from counterfoil.hand_in_fault(
+                p_tenant_id, v_request.hands_in, counterfoil.tokens_of(v_request, v_nth)) as f;
         end if;
 
         if v_status is null and v_request.condition_after is not null then
@@ -456,7 +469,8 @@ begin
             end if;
             if v_request.hands_in is not null and v_status = 'condition_failed' then
                 v_answer := v_answer || jsonb_build_object('lease_ends', counterfoil.time_text(
-                    counterfoil.lease_ends(p_tenant_id, counterfoil.tokens_of(array[v_request]))));
+                    counterfoil.lease_ends(
+                        p_tenant_id, counterfoil.tokens_of(v_request, v_nth))));
             end if;
             if v_status = 'replayed' then
                 v_answer := v_answer || jsonb_build_object(
@@ -472,7 +486,7 @@ begin
     if v_run_before < cardinality(v_events) then
         perform counterfoil.write_run(
             p_tenant_id, v_events[v_run_before + 1 :], v_requests[v_run_from :], v_run_before,
-            head, v_now, v_keyed);
+            head, v_now, v_keyed, counterfoil.held_by(v_held, v_run_from, cardinality(v_requests)));
         head := head + cardinality(v_events) - v_run_before;
     end if;
 end

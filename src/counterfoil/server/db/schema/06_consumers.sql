@@ -185,16 +185,6 @@ create type counterfoil.token as (
     attempt integer
 );
 
--- A delivery that its holder still has, locked.
-create type counterfoil.held_delivery as (
-    request integer,
-    generation bigint,
-    position bigint,
-    due_at timestamptz,
-    keys text[],
-    place tid               -- where its row is; it stays there for as long as it is locked
-);
-
 -- Who would join which lines, and whether they have to wait there. Null: that cannot be told
 -- now, because somebody is about to leave.
 create type counterfoil.joining as (

@@ -257,7 +257,8 @@ begin
     if cardinality(v_positions) > (select count(distinct t.position) from unnest(v_tokens) as t) then
         return 'lease_lost';
     elsif p_effect ->> 'principal' is not null then
-        v_fault := counterfoil.hand_in_fault(p_tenant_id, p_effect, v_tokens);
+        v_fault := (
+            select f.fault from counterfoil.hand_in_fault(p_tenant_id, p_effect, v_tokens) as f);
         if v_fault is not null then
             return v_fault;
         end if;
