@@ -27,8 +27,8 @@ CONDITIONAL_PEERS: Final = ("eventsourcing-dcb",)
 QUEUES: Final = ("pgmq", "procrastinate", "pgqueuer")
 """Peers on PostgreSQL that hand out under leases, and again what failed."""
 
-HANDING_OUT: Final = (OURS, f"{OURS}-done-with-the-next")
-"""The two ways of acknowledging that Counterfoil has; the faster is held against the fastest peer."""
+HANDING_OUT: Final = (OURS, f"{OURS}-done-with-the-next", f"{OURS}-ack-and-next")
+"""The ways of acknowledging that Counterfoil has; the fastest is held against the fastest peer."""
 
 FUNCTIONS: Final = ("counterfoil-functions",)
 """The same without the service, called as the peers are."""

@@ -27,6 +27,7 @@ from counterfoil.server.db import sqlfile
 
 DOORS: Final = "HTTP, kept-alive connections, wrk; a call to claim, a call to acknowledge"
 DOORS_AT_ONCE: Final = "the same; what is done goes with the next claim"
+DOORS_AND_NEXT: Final = "the same; the next claim goes with the acknowledgement"
 
 WARM_UP_SECONDS: Final = 2
 """The first calls of many holders make one large group; its answer must be there in time."""
@@ -38,7 +39,7 @@ OUTCOMES: Final = 1_000
 SETTLE_SECONDS: Final = 0.3
 SETTLE_SECONDS_MAX: Final = 30.0
 
-Mode = Literal["ack", "done", "outcomes"]
+Mode = Literal["ack", "done", "next"]
 
 _SQL: Final = sqlfile.load("benchmarks.subjects", "consuming.sql")
 
@@ -160,7 +161,7 @@ class Holding:
                 raise BenchmarkError(
                     f"{count} deliveries or answers were {fault.replace('_', ' ')}."
                 )
-        if mode == "outcomes":
+        if mode == "next":
             written = acknowledged(result.counts, mode)
             self._subject.book.add(
                 acknowledged=round(written), unanswered=result.counts["sent"] - round(written)

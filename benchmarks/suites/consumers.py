@@ -9,7 +9,8 @@ at once, one event at a time and fifty:
   ``done``, one call a batch.
 - *with-outcomes*: and for each event an outcome is written in the same transaction. pgmq, the
   only peer whose acknowledging can be put into a transaction with something else, sends to a
-  second queue; Counterfoil appends events to the book that the first came from.
+  second queue; Counterfoil appends events to the book that the first came from, and is asked for
+  the next in the call that acknowledges (*ack-and-next*).
 
 Counterfoil is called over HTTP with a key, by two workers, and judges what it is sent; no call
 is keyed (no ``Idempotency-Key``): a claim that is lost is handed out again, and so it is with the
@@ -65,6 +66,7 @@ EVENTS: Final = 400_000
 
 OURS: Final = f"counterfoil-{WORKERS}-workers"
 OURS_AT_ONCE: Final = f"{OURS}-done-with-the-next"
+OURS_AND_NEXT: Final = f"{OURS}-ack-and-next"
 FUNCTIONS: Final = "counterfoil-functions"
 
 PGMQ: Final = "pgmq"
@@ -74,6 +76,7 @@ PGQUEUER: Final = "pgqueuer"
 DOORS: Final[Mapping[str, str]] = {
     OURS: consuming.DOORS,
     OURS_AT_ONCE: consuming.DOORS_AT_ONCE,
+    OURS_AND_NEXT: consuming.DOORS_AND_NEXT,
     FUNCTIONS: consuming_functions.DOORS,
     PGMQ: queues.DOORS,
     PROCRASTINATE: queues.DOORS,
@@ -105,7 +108,7 @@ class Load:
 
 
 def _subjects(turn: Turn) -> Iterator[str]:
-    yield OURS
+    yield OURS_AND_NEXT if turn.outcomes else OURS
     yield PGMQ
     if turn.holders == 1:
         yield FUNCTIONS
@@ -188,5 +191,5 @@ def _open_counterfoil(stage: Stage, opened: ExitStack, loads: Sequence[Load]) ->
 
 def _mode(load: Load) -> consuming.Mode:
     if load.turn.outcomes:
-        return "outcomes"
+        return "next"
     return "ack" if load.subject == OURS else "done"

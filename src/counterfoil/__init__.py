@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from counterfoil.client.consumer_model import (
+    Acknowledged,
     Attempt,
     Backoff,
     Claimed,
@@ -28,6 +29,7 @@ from counterfoil.client.consumer_model import (
     DeletedConsumer,
     Delivery,
     Lag,
+    Next,
 )
 from counterfoil.client.control_model import (
     CreatedKey,
@@ -126,6 +128,7 @@ __all__ = [
     "APIError",
     "APIStatusError",
     "APITimeoutError",
+    "Acknowledged",
     "AsyncCounterfoil",
     "AsyncDeliveries",
     "AsyncEventIterator",
@@ -182,6 +185,7 @@ __all__ = [
     "Me",
     "NarrowingChange",
     "NewEvent",
+    "Next",
     "NotDecided",
     "NotFoundError",
     "OutcomeUnknown",

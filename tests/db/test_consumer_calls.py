@@ -180,6 +180,30 @@ def test_an_outcome_is_answered_again(
     assert list(states(owner).values()) == ["held"]
 
 
+def test_what_is_next_is_a_part_of_what_an_outcomes_key_stands_for(
+    consumer: psycopg.Connection, owner: psycopg.Connection
+) -> None:
+    """The append makes nothing else of it, and its claim has another key."""
+    _, two, three = pay(consumer, "a:1", "a:2", "a:3")
+    held = consume(consumer, claim())
+    plain = hands_in(*held.tokens)["hands_in"]
+
+    def outcome(**following: Any) -> str:
+        asked = request(principal="agent:a", key="k", hands_in={**plain, **following})
+        return append_one(consumer, asked).status
+
+    following = {"next": {"holder": "h", "count": 1}}
+    assert outcome(**following) == "stored"
+    assert states(owner) == {two: "ready", three: "ready"}
+    after: dict[str, Any] = {"key": "k next", "digest": "00" * 32}
+    assert consume(consumer, claim(**after)).positions == [two]
+    assert outcome(**following) == "replayed"
+    assert consume(consumer, claim(**after)).positions == [two]
+    for other in ({}, {"next": {"holder": "h", "count": 2}}, {"next": {"holder": "i", "count": 1}}):
+        assert outcome(**other) == "key_reused"
+    assert states(owner) == {two: "held", three: "ready"}
+
+
 def test_answers_are_kept_for_as_long_as_they_are_asked_for(
     consumer: psycopg.Connection, owner: psycopg.Connection
 ) -> None:

@@ -71,6 +71,8 @@ def test_python_of_a_page_runs_from_its_top_to_its_end(
     program.write_text(moved("\n".join(blocks), service), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(program)],
+        # What an example writes is not to be found in the checkout afterwards.
+        cwd=tmp_path,
         env={**os.environ, "COUNTERFOIL_BASE_URL": service.url},
         capture_output=True,
         text=True,

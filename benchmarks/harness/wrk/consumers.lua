@@ -1,12 +1,13 @@
--- Holders that claim deliveries and acknowledge them: in a call each, or one in the other's `done`.
+-- Holders that claim deliveries and acknowledge them: in a call each, or one with the other.
 --
 -- wrk does not tell which connection an answer belongs to, and it does not matter: whoever is
 -- next to send acknowledges the batch that has been waiting for the longest, and claims if there
 -- is none. One thread drives all connections, so it sees every event that was handed out, and
 -- that none of them was handed out twice.
 --
--- Arguments: `ack`, `done` or `outcomes`; the consumer's path; the headers of every request, with
--- a bar between two; how many holders; how many events a claim asks for; and for `outcomes` the
+-- Arguments: `ack`, `done` (what is done goes with the next claim) or `next` (there are outcomes, and
+-- the next claim goes with them); the consumer's path; the headers of every request, with
+-- a bar between two; how many holders; how many events a claim asks for; and for outcomes the
 -- file of events, one of which goes with each that is acknowledged.
 local templates = require("templates")
 -- A worker that finds nothing waits at the service, and does not ask again and again.
@@ -32,7 +33,7 @@ function init(args)
    rest = args[3]:gsub("|", "\r\n")
    holders = tonumber(args[4])
    count = tonumber(args[5])
-   if mode == "outcomes" then
+   if mode == "next" then
       local file = assert(io.open(args[6], "rb"))
       for outcome in file:read("*a"):gmatch("[^\30]+") do outcomes[#outcomes + 1] = outcome end
       file:close()
@@ -47,13 +48,15 @@ end
 local function ack(tokens)
    acks = acks + 1
    local body = '{"tokens":["' .. table.concat(tokens, '","') .. '"]'
-   if mode == "outcomes" then
+   if mode == "next" then
       local events = {}
       for index = 1, #tokens do
          next_outcome = next_outcome % #outcomes + 1
          events[index] = outcomes[next_outcome]
       end
-      body = body .. ',"events":[' .. table.concat(events, ",") .. "]"
+      claims = claims + 1
+      body = body .. ',"events":[' .. table.concat(events, ",") .. '],"next":{"holder":"holder-'
+         .. acks % holders .. '","count":' .. count .. "}"
    end
    return post("/ack", body .. "}")
 end
@@ -107,21 +110,22 @@ local function take(body)
 end
 
 function response(status, headers, body)
-   if body:find('"deliveries"', 1, true) then
-      claims_answered = claims_answered + 1
-      local tokens = take(body)
-      if #tokens == 0 then
-         empty_claims = empty_claims + 1
-         return
-      end
-      claimed = claimed + #tokens
-      last = last + 1
-      waiting[last] = tokens
-   elseif status == 200 or status == 201 then
-      acks_answered = acks_answered + 1
-   else
+   local handed_out = body:find('"deliveries"', 1, true)
+   if status ~= 200 and status ~= 201 then
       strange = strange + 1
+      return
    end
+   if status == 201 or not handed_out then acks_answered = acks_answered + 1 end
+   if not handed_out then return end
+   claims_answered = claims_answered + 1
+   local tokens = take(body)
+   if #tokens == 0 then
+      empty_claims = empty_claims + 1
+      return
+   end
+   claimed = claimed + #tokens
+   last = last + 1
+   waiting[last] = tokens
 end
 
 function done(summary, latency)

@@ -80,14 +80,15 @@ def stored(answer: Answer) -> Stored:
 
 def stored_batch(answer: Answer, count: int) -> StoredBatch:
     """Read the answer to a batch of ``count`` events."""
+    return read_by(lambda data: batch_of(data, answer, count), answer)
 
-    def read(data: Any) -> StoredBatch:
-        ids = tuple(map(shapes.integer, data["ids"]))
-        if len(ids) != count:
-            raise ValueError(f"{len(ids)} ids for {count} events")
-        return StoredBatch(ids, shapes.moment(data["created_at"]), replayed(answer))
 
-    return read_by(read, answer)
+def batch_of(data: Any, answer: Answer, count: int) -> StoredBatch:
+    """Read a batch of ``count`` events as it stands in the document of an answer."""
+    ids = tuple(map(shapes.integer, data["ids"]))
+    if len(ids) != count:
+        raise ValueError(f"{len(ids)} ids for {count} events")
+    return StoredBatch(ids, shapes.moment(data["created_at"]), replayed(answer))
 
 
 def page(answer: Answer) -> Page:

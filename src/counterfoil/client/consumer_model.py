@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from counterfoil.client.model import Event, QueryItem
+from counterfoil.client.model import Event, QueryItem, StoredBatch
 
 ConsumerStart = Literal["beginning", "now"] | int
 """Where a consumer begins: at the book's beginning, at its head, or after a position."""
@@ -159,6 +159,35 @@ class Claimed:
 
     def __len__(self) -> int:
         return len(self.deliveries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Next:
+    """What an acknowledgement claims in the same call: of what is ready then, without a wait.
+
+    >>> await cf.consumers.ack("scorer", delivery, next=Next(holder="scorer-1", count=10))
+
+    Attributes:
+        holder: who takes them: one text for each process; up to 128 characters.
+        count: how many at most; up to 1,000.
+    """
+
+    holder: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledged:
+    """What an acknowledgement brought that was to claim what is next.
+
+    Attributes:
+        stored: what was stored; ``None`` without events.
+        next: what was claimed, which may be nothing. ``None``: the acknowledgement stands, and
+            nothing is known to have been taken; claim again.
+    """
+
+    stored: StoredBatch | None
+    next: Claimed | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

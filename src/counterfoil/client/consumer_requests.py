@@ -16,6 +16,7 @@ from typing import Any, Literal
 from counterfoil.client import answers, consumer_shapes, document
 from counterfoil.client.answers import Answer
 from counterfoil.client.consumer_model import (
+    Acknowledged,
     Backoff,
     Claimed,
     Consumer,
@@ -26,6 +27,7 @@ from counterfoil.client.consumer_model import (
     DeletedConsumer,
     Delivery,
     Lease,
+    Next,
     Tokens,
 )
 from counterfoil.client.control_requests import Listed, change, given, path_step, reading
@@ -184,13 +186,41 @@ def ack(
     Raises:
         UnsendableValue: something in it cannot be written as JSON, or the key is unfit.
     """
+    body = _ack(tokens, events, condition)
+    request = change("POST", f"{_path(name)}/ack", body, idempotency_key)
+    return Ask(request, partial(_acknowledged, count=_count(body)))
+
+
+def ack_and_claim(
+    name: str,
+    tokens: Tokens,
+    *,
+    events: Collection[NewEvent | Mapping[str, Any]],
+    condition: Condition | None,
+    next: Next,  # noqa: A002 - as the service calls it
+    idempotency_key: str | None,
+) -> Ask[Acknowledged]:
+    """Ask for the same, and then for more deliveries. Raises as ``ack``."""
+    following = {"holder": next.holder, "count": next.count}
+    body = _ack(tokens, events, condition) | {"next": following}
+    request = change("POST", f"{_path(name)}/ack", body, idempotency_key)
+    return Ask(request, partial(consumer_shapes.acknowledged, count=_count(body)))
+
+
+def _ack(
+    tokens: Tokens,
+    events: Collection[NewEvent | Mapping[str, Any]],
+    condition: Condition | None,
+) -> dict[str, Any]:
     written = [
         event_document(new_event(event, f"/events/{index}"), f"/events/{index}")
         for index, event in enumerate(events)
     ]
-    body = given(tokens=_tokens(tokens), events=written or None) | condition_document(condition)
-    request = change("POST", f"{_path(name)}/ack", body, idempotency_key)
-    return Ask(request, partial(_acknowledged, count=len(written)))
+    return given(tokens=_tokens(tokens), events=written or None) | condition_document(condition)
+
+
+def _count(body: Mapping[str, Any]) -> int:
+    return len(body.get("events", ()))
 
 
 def new_event(event: NewEvent | Mapping[str, Any], pointer: str = "") -> NewEvent:

@@ -9,6 +9,7 @@ from typing import Any
 from counterfoil.client import answers, shapes
 from counterfoil.client.answers import Answer
 from counterfoil.client.consumer_model import (
+    Acknowledged,
     Attempt,
     Backoff,
     Claimed,
@@ -98,15 +99,16 @@ def deleted(data: Any) -> DeletedConsumer:
 
 def claimed(answer: Answer) -> Claimed:
     """Read the answer to a claim."""
+    return answers.read_by(lambda data: _claimed(data, answer), answer)
 
-    def read(data: Any) -> Claimed:
-        return Claimed(
-            deliveries=tuple(map(_delivery, shapes.array(data["deliveries"]))),
-            status=shapes.text(data["status"]),
-            answered_at=_answered_at(answer),
-        )
 
-    return answers.read_by(read, answer)
+def _claimed(data: Any, answer: Answer) -> Claimed:
+    data = shapes.mapping(data)
+    return Claimed(
+        deliveries=tuple(map(_delivery, shapes.array(data["deliveries"]))),
+        status=shapes.text(data["status"]),
+        answered_at=_answered_at(answer),
+    )
 
 
 def _delivery(data: Any) -> Delivery:
@@ -117,6 +119,19 @@ def _delivery(data: Any) -> Delivery:
         lease_ends=shapes.moment(data["lease_ends"]),
         token=shapes.text(data["token"]),
     )
+
+
+def acknowledged(answer: Answer, count: int) -> Acknowledged:
+    """Read the answer to an acknowledgement with ``count`` events, which claimed what is next."""
+
+    def read(data: Any) -> Acknowledged:
+        shapes.text(data["status"])
+        return Acknowledged(
+            stored=answers.batch_of(data, answer, count) if count else None,
+            next=optional(lambda claimed: _claimed(claimed, answer), data["next"]),
+        )
+
+    return answers.read_by(read, answer)
 
 
 def lease(answer: Answer) -> Lease:

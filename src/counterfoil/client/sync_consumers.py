@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from counterfoil.client import consumer_requests
 from counterfoil.client.consumer_model import (
+    Acknowledged,
     Backoff,
     Claimed,
     Consumer,
@@ -16,6 +17,7 @@ from counterfoil.client.consumer_model import (
     DeadLetterRule,
     DeadLetters,
     DeletedConsumer,
+    Next,
     Tokens,
 )
 from counterfoil.client.control_requests import ROWS_DEFAULT
@@ -258,6 +260,30 @@ class Consumers:
             )
         )
 
+    @overload
+    def ack(
+        self,
+        name: str,
+        tokens: Tokens,
+        *,
+        events: Collection[NewEvent | Mapping[str, Any]] = ...,
+        condition: Condition | None = ...,
+        next: None = ...,
+        idempotency_key: str | None = ...,
+    ) -> StoredBatch | None: ...
+
+    @overload
+    def ack(
+        self,
+        name: str,
+        tokens: Tokens,
+        *,
+        events: Collection[NewEvent | Mapping[str, Any]] = ...,
+        condition: Condition | None = ...,
+        next: Next,
+        idempotency_key: str | None = ...,
+    ) -> Acknowledged: ...
+
     def ack(
         self,
         name: str,
@@ -265,8 +291,9 @@ class Consumers:
         *,
         events: Collection[NewEvent | Mapping[str, Any]] = (),
         condition: Condition | None = None,
+        next: Next | None = None,  # noqa: A002 - as the service calls it
         idempotency_key: str | None = None,
-    ) -> StoredBatch | None:
+    ) -> StoredBatch | Acknowledged | None:
         """Acknowledge deliveries, and append their outcome in the same step: all, or nothing.
 
         >>> cf.consumers.ack("scorer", delivery, events=[NewEvent(...)])
@@ -277,22 +304,39 @@ class Consumers:
             tokens: deliveries, or their tokens; up to 1,000.
             events: what is written if, and only if, they are still held.
             condition: do all of it only under this condition; see also ``guard``.
-            idempotency_key: as of ``events.append``.
+            next: what to claim in the same call, once all of that is done: one call for each
+                piece of work, where there were two. It never waits.
+            idempotency_key: as of ``events.append``; with ``next``, the same call again also
+                brings the same deliveries, as far as they are still held.
 
         Returns:
-            What was stored; ``None`` without events.
+            What was stored; ``None`` without events. With ``next``, both that and what was
+            claimed, as ``Acknowledged``.
 
         Raises:
             LeaseLost: some are not held any more; ``lost`` says which.
             ConditionFailed: something was written in between; they stay held.
+            PermissionDenied: with ``next``, also where the key may not read all that the
+                consumer's query matches; nothing was done.
             CounterfoilError: as ``events.append``.
         """
+        if next is None:
+            return self._transport.run(
+                consumer_requests.ack(
+                    name,
+                    tokens,
+                    events=events,
+                    condition=condition,
+                    idempotency_key=idempotency_key,
+                )
+            )
         return self._transport.run(
-            consumer_requests.ack(
+            consumer_requests.ack_and_claim(
                 name,
                 tokens,
                 events=events,
                 condition=condition,
+                next=next,
                 idempotency_key=idempotency_key,
             )
         )

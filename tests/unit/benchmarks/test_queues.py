@@ -81,7 +81,7 @@ def counts(**changed: int) -> dict[str, int]:
 def test_acknowledged_is_what_was_answered() -> None:
     assert consuming.acknowledged(counts(), "ack") == 300
     assert consuming.acknowledged(counts(), "done") == 360
-    assert consuming.acknowledged(counts(acks=0, acks_answered=0, sent=0), "outcomes") == 0
+    assert consuming.acknowledged(counts(acks=0, acks_answered=0, sent=0), "next") == 0
 
 
 def test_claims_that_came_back_full_need_no_word() -> None:

@@ -120,6 +120,10 @@ class SimulatedConsumers(SimulatedService):
         answer = self._changed(received, lambda: call(name, asked))
         if verbs == ["claim"] and "Idempotent-Replayed" in answer.headers:
             return answered((200, self._still_held(name, parsed(answer.content))), replayed=True)
+        if verbs == ["ack"] and "Idempotent-Replayed" in answer.headers and asked.get("next"):
+            document = parsed(answer.content)
+            document["next"] = self._still_held(name, document["next"])
+            return answered((answer.status_code, document), replayed=True)
         return answer
 
     # --- Managing -----------------------------------------------------------------------
@@ -322,10 +326,14 @@ class SimulatedConsumers(SimulatedService):
             raise refusal
         for entry in entries:
             entry.state = "done"
-        if "events" not in asked:
-            return 200, {"status": "done"}
-        ids = [self._append(event) for event in asked["events"]]
-        return 201, {"ids": ids, "created_at": CREATED_AT, "status": "stored"}
+        status = 200
+        document: dict[str, Any] = {"status": "done"}
+        if "events" in asked:
+            ids = [self._append(event) for event in asked["events"]]
+            status, document = 201, {"ids": ids, "created_at": CREATED_AT, "status": "stored"}
+        if "next" in asked:
+            _, document["next"] = self._claim(name, asked["next"])
+        return status, document
 
     def _extend(self, name: str, asked: dict[str, Any]) -> Made:
         entries = self._entries(name, asked["tokens"])

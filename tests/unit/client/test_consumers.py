@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from counterfoil import (
+    Acknowledged,
     APIStatusError,
     Backoff,
     Condition,
@@ -21,6 +22,7 @@ from counterfoil import (
     InvalidRequestError,
     LeaseLost,
     NewEvent,
+    Next,
     NotFoundError,
     OutcomeUnknown,
     QueryItem,
@@ -302,6 +304,69 @@ def test_an_acknowledgement_whose_answer_is_lost_is_made_once(
     assert stored is not None
     assert (stored.ids, stored.replayed) == ((5,), True)
     assert service.head == 5
+
+
+@pytest.mark.usefixtures("scorer")
+def test_an_acknowledgement_claims_what_is_next(
+    cf: Counterfoil, service: SimulatedConsumers
+) -> None:
+    first = cf.consumers.claim("scorer", holder="h")
+    done = cf.consumers.ack("scorer", first, events=[SCORED], next=Next(holder="h"))
+    assert sent(service)["next"] == {"holder": "h", "count": 1}
+    assert done.stored is not None
+    assert (done.stored.ids, done.stored.replayed) == ((5,), False)
+    assert done.next is not None
+    assert [delivery.event.id for delivery in done.next] == [2]
+    assert (done.next.status, done.next.answered_at) == ("running", BEGAN)
+    last = cf.consumers.ack("scorer", done.next, next=Next(holder="h", count=10))
+    assert sent(service) == {
+        "tokens": [done.next.deliveries[0].token],
+        "next": {"holder": "h", "count": 10},
+    }
+    assert (last.stored, [delivery.event.id for delivery in last.next or ()]) == (None, [3])
+    assert service.states() == ["done", "done", "held"]
+    with pytest.raises(FrozenInstanceError):
+        last.next = None  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.usefixtures("scorer")
+@pytest.mark.parametrize("events", [[], [SCORED]])
+def test_what_was_next_in_a_lost_answer_is_brought_again(
+    cf: Counterfoil, service: SimulatedConsumers, events: list[NewEvent]
+) -> None:
+    claimed = cf.consumers.claim("scorer", holder="h")
+    service.faults.append(lost_answer())
+    done = cf.consumers.ack("scorer", claimed, events=events, next=Next(holder="h"))
+    assert [delivery.event.id for delivery in done.next or ()] == [2]
+    assert (done.stored is not None) == bool(events)
+    assert done.stored is None or done.stored.replayed
+    assert service.states() == ["done", "held", "ready"]
+
+
+@pytest.mark.usefixtures("scorer")
+def test_an_acknowledgement_stands_though_nothing_was_claimed(
+    cf: Counterfoil, service: SimulatedConsumers
+) -> None:
+    answer = {"ids": [5], "created_at": "2025-01-02T03:04:05+00:00", "status": "stored"}
+    service.faults.append(Fault(httpx2.Response(201, json={**answer, "next": None})))
+    done = cf.consumers.ack("scorer", "token", events=[SCORED], next=Next(holder="h"))
+    assert isinstance(done, Acknowledged)
+    assert done.stored is not None
+    assert (done.stored.ids, done.next) == ((5,), None)
+
+
+@pytest.mark.usefixtures("scorer")
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"status": "done"}, {"status": "done", "next": []}, {"status": "done", "next": {}}],
+)
+def test_an_answer_that_does_not_say_what_is_next_is_none(
+    connect: Connect, service: SimulatedConsumers, document: object
+) -> None:
+    service.faults.append(Fault(httpx2.Response(200, json=document)))
+    with pytest.raises(OutcomeUnknown) as unknown:
+        connect(max_retries=0).consumers.ack("scorer", "token", next=Next(holder="h"))
+    assert isinstance(unknown.value.__cause__, UnexpectedAnswer)
 
 
 @pytest.mark.usefixtures("scorer")

@@ -28,6 +28,7 @@ from counterfoil.server.consumers.model import (
     DeleteParameters,
     Drop,
     Extend,
+    JudgedAck,
     NewConsumer,
     Release,
     Replay,
@@ -35,10 +36,11 @@ from counterfoil.server.consumers.model import (
     SetAside,
     judge_ack,
     judge_consumer_name,
+    key_of_next,
 )
 from counterfoil.server.core import limits
-from counterfoil.server.core.errors import LeaseLost
-from counterfoil.server.log.model import judge_traceparent
+from counterfoil.server.core.errors import ConsumerNotFound, CounterfoilError, LeaseLost
+from counterfoil.server.log.model import AppendRequest, judge_traceparent
 from counterfoil.server.log.own import Made
 from counterfoil.server.log.parameters import ListParameters, judged_parameters
 from counterfoil.server.log.query import judge_event_id
@@ -158,12 +160,8 @@ async def claim(request: Request) -> Answer:
     caller, name, key = principal(request), _name(request), idempotency_key(request)
     caller.must_consume(name)
     asked = await judged(request, Claim)
-    work = parts(request).handing_out.work
-    if not caller.scopes.may_read_all:
-        caller.must_read(await work.reads(caller.tenant_id, name))
-    claiming = work.claim(
-        caller.tenant_id, name, asked, principal=caller.id, key=key, left=has_left(request)
-    )
+    await _must_read(request, name)
+    claiming = _claiming(request, name, asked, key)
     if asked.wait_seconds:
         waited = await _while_wanted(request, claiming)
         if waited is None:
@@ -171,12 +169,33 @@ async def claim(request: Request) -> Answer:
         outcome = waited
     else:
         outcome = await claiming
-    if not caller.scopes.may_read_all and not work.knows(
-        caller.tenant_id, name, outcome.changed_by
-    ):
-        # The query was changed meanwhile: what was handed out stays out until its leases end.
-        caller.must_read(await work.reads(caller.tenant_id, name))
+    await _must_read(request, name, outcome.changed_by)
     return Answer(_claimed(outcome))
+
+
+async def _must_read(request: Request, name: str, changed_by: int | None = None) -> None:
+    """Refuse a caller who may not read what a consumer hands out.
+
+    Once more after a claim, which says what changed the consumer last: where its query was changed
+    meanwhile, what was handed out stays out until its leases end.
+
+    Raises ``ScopeMissing``, ``ConsumerNotFound``, ``Unavailable``.
+    """
+    caller, work = principal(request), parts(request).handing_out.work
+    if caller.scopes.may_read_all:
+        return
+    if changed_by is None or not work.knows(caller.tenant_id, name, changed_by):
+        caller.must_read(await work.reads(caller.tenant_id, name))
+
+
+def _claiming(
+    request: Request, name: str, asked: Claim, key: str | None
+) -> Coroutine[Any, Any, Outcome]:
+    """The claim of whoever calls; to one who has left by its answer, nothing is handed out."""
+    caller = principal(request)
+    return parts(request).handing_out.work.claim(
+        caller.tenant_id, name, asked, principal=caller.id, key=key, left=has_left(request)
+    )
 
 
 def _claimed(outcome: Outcome) -> str:
@@ -231,7 +250,7 @@ async def _left(request: Request) -> None:
 
 @router.post("/consumers/{name}/ack", **described.ACK)  # noqa: FAST003 - the same
 async def ack(request: Request) -> Answer:
-    """Say that work is done, and write its outcome in the same step."""
+    """Say that work is done, write its outcome in the same step, and be handed what is next."""
     no_parameters(request)
     caller, name, key = principal(request), _name(request), idempotency_key(request)
     caller.must_consume(name)
@@ -243,31 +262,76 @@ async def ack(request: Request) -> Answer:
         traceparent=judge_traceparent(header(request, "traceparent")),
     )
     asked = await judged_body(request, judge, bytes_max=limits.BATCH_BODY_BYTES_MAX)
-    reached = parts(request)
-    if asked.outcome is None:
-        outcome = await reached.handing_out.work.ack(
-            caller.tenant_id, name, asked.tokens, principal=caller.id, key=key
-        )
-        return Answer('{"status":"done"}', headers=replayed_header(outcome.status == "replayed"))
+    if asked.next is not None:
+        await _must_read_next(request, name, asked)
+    if asked.outcome is not None:
+        return await _handed_in(request, name, asked, asked.outcome, key)
+    if asked.next is not None:
+        claimed = await _claiming(request, name, asked.next, key)
+        return Answer(f'{{"status":"done","next":{await _shown(request, name, claimed)}}}')
+    outcome = await parts(request).handing_out.work.ack(
+        caller.tenant_id, name, asked.tokens, principal=caller.id, key=key
+    )
+    return Answer('{"status":"done"}', headers=replayed_header(outcome.status == "replayed"))
+
+
+async def _handed_in(
+    request: Request, name: str, asked: JudgedAck, outcome: AppendRequest, key: str | None
+) -> Answer:
+    """Write the outcome of what is done, and then claim what is next, where that is asked for."""
+    caller, reached = principal(request), parts(request)
+    work = reached.handing_out.work
     try:
-        stored = await reached.appends.append(caller, asked.outcome)
+        stored = await reached.appends.append(caller, outcome)
     except LeaseLost:
-        raise await reached.handing_out.work.lost(
-            caller.tenant_id, name, asked.tokens, caller.id
-        ) from None
+        raise await work.lost(caller.tenant_id, name, asked.tokens, caller.id) from None
     if not stored.replayed:
-        reached.handing_out.work.handed_in(caller.tenant_id, name, len(asked.tokens))
+        work.handed_in(caller.tenant_id, name, len(asked.tokens))
     first, last = stored.first_position, stored.first_position + stored.event_count - 1
     ids = ",".join(map(str, range(first, last + 1)))
     location = f"/events?after={first - 1}&up_to={last}&limit={stored.event_count}"
+    then = ""
+    if asked.next is not None:
+        then = f',"next":{await _next(request, name, asked.next, key_of_next(key))}'
     return Answer(
-        f'{{"ids":[{ids}],"created_at":"{stored.created_at}","status":"stored"}}',
+        f'{{"ids":[{ids}],"created_at":"{stored.created_at}","status":"stored"{then}}}',
         status=201,
         headers=[
             (b"location", location.encode("ascii")),
             *replayed_header(stored.replayed),
         ],
     )
+
+
+async def _must_read_next(request: Request, name: str, asked: JudgedAck) -> None:
+    """Refuse who may not be handed what is next, while nothing is done yet."""
+    try:
+        await _must_read(request, name)
+    except ConsumerNotFound:
+        # An outcome may have been written while there was one, and is answered again.
+        if asked.outcome is None:
+            raise
+
+
+async def _next(request: Request, name: str, asked: Claim, key: str | None) -> str:
+    """What is handed out after an outcome is in the book, whatever becomes of this.
+
+    ``null``: nothing that is known of, and the holder claims again.
+    """
+    try:
+        outcome = await _claiming(request, name, asked, key)
+    except CounterfoilError:
+        return "null"
+    return await _shown(request, name, outcome)
+
+
+async def _shown(request: Request, name: str, outcome: Outcome) -> str:
+    """What was handed out with an acknowledgement; ``null`` to who may not read it any more."""
+    try:
+        await _must_read(request, name, outcome.changed_by)
+    except CounterfoilError:
+        return "null"
+    return _claimed(outcome)
 
 
 @router.post("/consumers/{name}/extend", **described.EXTEND)  # noqa: FAST003 - the same

@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from counterfoil.server.api import openapi_parts as parts
-from counterfoil.server.api import problems, schemas, schemas_consumers
+from counterfoil.server.api import problems, schemas_consumers
 from counterfoil.server.api.openapi_parts import Json
 from counterfoil.server.consumers.model import (
     Ack,
@@ -34,6 +34,7 @@ OUTPUTS: Final[Sequence[type[BaseModel]]] = (
     schemas_consumers.DeletedConsumer,
     schemas_consumers.Claimed,
     schemas_consumers.Done,
+    schemas_consumers.StoredOutcome,
     schemas_consumers.Extended,
     schemas_consumers.Released,
     schemas_consumers.SetAsideEvents,
@@ -253,10 +254,11 @@ ACK: Final = parts.call(
                 }
             ],
         },
+        done_and_the_next={"tokens": [_TOKEN], "next": {"holder": "scorer-1", "count": 10}},
     ),
     more_answers={
         201: _answer(
-            schemas.StoredEvents,
+            schemas_consumers.StoredOutcome,
             {"ids": [42], "created_at": _TIME, "status": "stored"},
             "All of it is done, and its outcome is committed and flushed.",
             "Location",

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from counterfoil.server.api.schemas import Answered, Event, Id, Problem, Time
+from counterfoil.server.api.schemas import Answered, Event, Id, Problem, StoredEvents, Time
 from counterfoil.server.consumers.model import Backoff
 from counterfoil.server.log.query import QueryItem
 
@@ -82,10 +82,26 @@ class Claimed(Answered):
     status: Literal["running", "paused", "stalled"]
 
 
+_Next = Annotated[
+    Claimed | None,
+    Field(
+        description="Where `next` was asked for: what was handed out. Null: nothing that is known "
+        "of; what was named is done all the same, and the holder claims again."
+    ),
+]
+
+
 class Done(Answered):
     """What was named is done."""
 
     status: Literal["done"]
+    next: _Next = None
+
+
+class StoredOutcome(StoredEvents):
+    """What was named is done, and all events are committed and flushed."""
+
+    next: _Next = None
 
 
 class Extended(Answered):

@@ -366,15 +366,13 @@ def consumer_effect(name: str, asked: NewConsumer, by: str) -> dict[str, Any]:
 # --- Working ----------------------------------------------------------------------
 
 
-class Claim(Wire):
-    """Deliveries to be handed out to a holder."""
+class Next(Wire):
+    """Deliveries to be handed out to a holder, of what is ready now."""
 
     must_be = {  # noqa: RUF012 - a ClassVar of the base
         "holder": f"a string of 1 to {limits.NAME_CHARACTERS_MAX} characters",
         "count": f"a whole number from 1 to {limits.CLAIM_DELIVERIES_MAX}",
-        "done": _TOKENS_MUST_BE,
     }
-    each_must_be = {"done": "a token"}  # noqa: RUF012 - a ClassVar of the base
 
     holder: Annotated[
         Name, Field(description="Who holds them: a name for this process.", examples=["scorer-1"])
@@ -382,6 +380,14 @@ class Claim(Wire):
     count: Annotated[
         int, Field(ge=1, le=limits.CLAIM_DELIVERIES_MAX, description="How many, at most.")
     ] = 1
+
+
+class Claim(Next):
+    """Deliveries to be handed out to a holder."""
+
+    must_be = {**Next.must_be, "done": _TOKENS_MUST_BE}  # noqa: RUF012 - a ClassVar of the base
+    each_must_be = {"done": "a token"}  # noqa: RUF012 - a ClassVar of the base
+
     wait_seconds: Annotated[
         Annotated[Number, _Number(0, limits.CLAIM_WAIT_SECONDS_MAX, "wait_seconds")],
         Field(description="How long to wait for the first, where there is none."),
@@ -395,10 +401,19 @@ class Claim(Wire):
 class Ack(OutcomeBody):
     """What is done, and the events that are its outcome."""
 
-    must_be = {"tokens": _TOKENS_MUST_BE}  # noqa: RUF012 - a ClassVar of the base
+    must_be = {  # noqa: RUF012 - a ClassVar of the base
+        "tokens": _TOKENS_MUST_BE,
+        "next": "an object with `holder` and `count`",
+    }
     each_must_be = {"tokens": "a token"}  # noqa: RUF012 - a ClassVar of the base
 
     tokens: Tokens
+    next: Annotated[
+        Next | None,
+        Field(
+            description="What to claim in the same call, once all of that is done. It never waits."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _condition_has_events(self) -> Self:
@@ -461,10 +476,17 @@ class SetAside(Wire):
 
 @dataclass(frozen=True, slots=True)
 class JudgedAck:
-    """A judged acknowledgement; ``outcome`` is the append that it is part of, if it has events."""
+    """A judged acknowledgement.
+
+    Attributes:
+        tokens: what is done.
+        outcome: the append that it is part of, if it has events.
+        next: what is claimed then. Without an outcome, the claim acknowledges the tokens too.
+    """
 
     tokens: Sequence[str]
     outcome: AppendRequest | None
+    next: Claim | None = None
 
 
 def judge_ack(
@@ -478,9 +500,27 @@ def judge_ack(
         principal=principal,
         key=key,
         traceparent=traceparent,
-        hands_in=lambda ack: {
-            "consumer": consumer,
-            "tokens": Token.all_of(ack.tokens),
-        },
+        hands_in=lambda ack: _hands_in(ack, consumer),
     )
-    return JudgedAck(asked.tokens, outcome)
+    if asked.next is None:
+        return JudgedAck(asked.tokens, outcome)
+    done = asked.tokens if outcome is None else None
+    claim = Claim(holder=asked.next.holder, count=asked.next.count, done=done)
+    return JudgedAck(asked.tokens, outcome, claim)
+
+
+def _hands_in(ack: Ack, consumer: str) -> dict[str, Any]:
+    """What an append takes out of its holder's hands, as the stored function takes it."""
+    handed_in: dict[str, Any] = {"consumer": consumer, "tokens": Token.all_of(ack.tokens)}
+    if ack.next is not None:
+        # The append makes nothing of it: it is there to be compared with a later call's.
+        handed_in["next"] = ack.next.model_dump()
+    return handed_in
+
+
+def key_of_next(key: str | None) -> str | None:
+    """The key of the claim that follows an outcome under this one.
+
+    It has a space in it, so no caller can send it (``judge_idempotency_key``).
+    """
+    return None if key is None else f"{key} next"

@@ -275,7 +275,9 @@ class Store:
             if row[2] is not None:
                 position, agent_name, event_type, tags = map(there, row[2:6])
                 fed.append(
-                    FedEvent(int(position), agent_name, event_type, _tags.decode(tags), row[6] or "")
+                    FedEvent(
+                        int(position), agent_name, event_type, _tags.decode(tags), row[6] or ""
+                    )
                 )
         return _head(first(rows)), fed
 
