@@ -325,3 +325,22 @@ async def test_a_heartbeat_does_not_step_over_what_there_was_no_room_for(
 
     assert heartbeat.text is None
     assert heartbeat.position < told_then.position == flagged[0]
+
+
+@pytest.mark.promise("P3")
+async def test_the_feed_hands_out_at_once_what_is_more_than_a_page(
+    log: Log, tx: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One doorbell for all of it, and no look by itself in time."""
+    monkeypatch.setattr(limits, "STREAM_PAGE_EVENTS", 2)
+    monkeypatch.setattr(limits, "STREAM_POLL_SECONDS", 300.0)
+    stream = await log.follow(1, tagged(tx), after=None, incarnation=None)
+    items = aiter(stream)
+    await anext(items)
+    following = asyncio.create_task(told(items, 40))
+    await joined(stream)
+
+    written = await log.append(1, batch_request([note(transaction_id=tx)] * 40))
+
+    first = written.first_position
+    assert await following == list(range(first, first + 40))
