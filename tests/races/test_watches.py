@@ -10,7 +10,7 @@ from counterfoil.server.consumers import watching
 from counterfoil.server.core import limits
 from counterfoil.server.core.errors import OutcomeUnknown
 from tests.support.cluster import Database
-from tests.support.gates import Book, opened_book
+from tests.support.gates import DEFAULT_TENANT, Book, opened_book
 from tests.support.holding import Process, running_process
 from tests.support.starting import Start
 from tests.support.waiting import eventually
@@ -82,3 +82,30 @@ async def test_claims_that_wait_for_what_another_puts_out_come_back_though_one_o
         await gate.open()
     async with asyncio.timeout(AT_ONCE):
         assert len(await waiting.pop()) == 1
+
+
+async def test_the_watch_stays_while_claims_that_were_parked_are_tried_again(
+    here: Process, book: Book, start: Start[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load that takes long. A watch begun anew would try them once more, and so on."""
+    await here.put()
+    waiting = start(here.claim(wait_seconds=20))
+    await here.parked()
+    lane = here.lane()
+    watch, called = lane.watch, len(here.store.calls)
+    assert watch is not None
+    monkeypatch.setattr(watching, "UNPARKED_SECONDS", -1.0)
+    async with book.session(role=None) as gate:
+        await gate.execute("lock table counterfoil.consumers")
+        here.lanes.news(DEFAULT_TENANT, lane.name)
+        await book.waiting(1)
+        assert not lane.parked
+        here.lanes._watching._look_after_lanes()
+        assert lane.watch is watch
+        await gate.open()
+    await here.parked()
+    assert lane.watch is watch
+    assert len(here.store.calls) == called + 1
+    await here.note()
+    async with asyncio.timeout(AT_ONCE):
+        assert len(await waiting) == 1

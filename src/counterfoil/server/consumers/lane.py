@@ -96,6 +96,8 @@ class Lane:
         watch: who is told of what matches the consumer's query, as it stood after the event
             ``watched_as``.
         parked_at: when a claim was parked last.
+        retried: whether claims that were parked are on their way to the database: they may find
+            nothing again, and wait on.
         behind: whether claims went short although more is to be put out, so that a timer and not
             the log brings them back.
         stands, changed_by, frees: how the consumer stood at the last call; the event that had
@@ -116,6 +118,7 @@ class Lane:
         self.watched_as = 0
         self.watching: asyncio.Task[None] | None = None
         self.parked_at = float("-inf")
+        self.retried = False
         self.behind = False
         self.timer: asyncio.TimerHandle | None = None
         self.due_looked_at = float("-inf")
@@ -178,6 +181,7 @@ class Lane:
                     break
                 group.append(waiting)
             self.waiting.popleft()
+        self.retried = any(waiting.was_parked for waiting in group)
         return group
 
     def refuse_all(self, error: CounterfoilError) -> None:
@@ -197,6 +201,11 @@ class Lane:
     def waits_for_the_log(self) -> bool:
         """Whether claims are parked that only something new can bring back."""
         return bool(self.parked) and not self.behind
+
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether no claim is parked, and none was that is being tried again."""
+        return not (self.parked or self.retried)
 
     @property
     def is_empty(self) -> bool:

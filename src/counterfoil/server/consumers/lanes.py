@@ -234,7 +234,7 @@ class Lanes:
             _log.exception("consumer lane failed", tenant_id=lane.tenant_id)
             lane.refuse_all(NotWritten(_NO_DATABASE))
         finally:
-            lane.driver = None
+            lane.driver, lane.retried = None, False
             if lane.waits_for_the_log:
                 self._watching.keep(lane)
             elif lane.is_empty and not lane.found:

@@ -152,7 +152,7 @@ class Watching:
         for lane in tuple(self._lanes.values()):
             if lane.waits_for_the_log:
                 self.keep(lane)
-            elif not lane.parked and now - lane.parked_at > UNPARKED_SECONDS:
+            elif lane.waits_for_nothing and now - lane.parked_at > UNPARKED_SECONDS:
                 self.forget(lane)
             if lane.is_empty:
                 self.note(lane, unfinished=False)
