@@ -32,7 +32,7 @@ from counterfoil.client.model import (
     texts,
 )
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 Order = Literal["asc", "desc"]
 
@@ -75,11 +75,11 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask(Generic[T]):
+class Ask(Generic[T_co]):
     """A request, and how the answer to it is read when it succeeds."""
 
     request: Request
-    read: Callable[[Answer], T]
+    read: Callable[[Answer], T_co]
 
 
 # --- Writing ----------------------------------------------------------------------------
