@@ -1,6 +1,5 @@
 """An acknowledgement that claims what comes next, in the same call."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -9,7 +8,6 @@ import httpx2
 import psycopg
 import pytest
 
-from counterfoil import Counterfoil, HeldDelivery
 from tests.contract.problems import assert_problem
 from tests.support.cluster import Cluster, Database
 from tests.support.consumers import Consumer, Json, note
@@ -102,36 +100,6 @@ def test_what_is_next_comes_with_the_acknowledgement(
             assert delivery["event"] == agent.get(f"/events/{delivery['event']['id']}").json()
     state = scorer.state()
     assert (state["in_flight"], state["lag"]["events"]) == (0, 0)
-
-
-def test_what_the_client_runs_makes_one_call_for_each_piece_of_work(
-    place: Place, scorer: Consumer, agent: Holder
-) -> None:
-    ids = note(agent, 20)
-    called: list[str] = []
-    claims: list[int] = []
-    stop = threading.Event()
-
-    def handle(delivery: HeldDelivery) -> Json:
-        claims.append(called.count("claim"))
-        if len(claims) == len(ids):
-            stop.set()
-        return OUTCOME | {"caused_by": [delivery.event.id]}
-
-    def count(request: httpx2.Request) -> None:
-        called.append(request.url.path.rpartition("/")[2])
-
-    with (
-        httpx2.Client(event_hooks={"request": [count]}, timeout=30) as http,
-        Counterfoil(base_url=place.service.url, api_key=agent.text, http_client=http) as cf,
-    ):
-        cf.run({scorer.name: handle}, max_at_once=2, wait_seconds=0.1, stop=stop)
-        scored = [event.caused_by for event in cf.events.list(types="scored")]
-    assert sorted(scored) == [(event_id,) for event_id in ids]
-    assert claims == [1] * len(ids)
-    assert called.count("ack") == len(ids)
-    state = scorer.state()
-    assert (state["in_flight"], state["lag"]["events"], state["set_aside"]) == (0, 0, 0)
 
 
 def test_one_is_claimed_where_no_number_is_given(scorer: Consumer, agent: Holder) -> None:

@@ -309,7 +309,7 @@ class AsyncConsumers:
             events: what is written if, and only if, they are still held.
             condition: do all of it only under this condition; see also ``guard``.
             next: what to claim in the same call, once all of that is done: one call for each
-                piece of work, where there were two. It never waits.
+                piece of work, where there were two. It waits for no work.
             idempotency_key: as of ``events.append``; with ``next``, the same call again also
                 brings the same deliveries, as far as they are still held.
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from counterfoil.client.async_transport import AsyncTransport
 from counterfoil.client.calls import Call
-from counterfoil.client.consumer_model import Acknowledged, Claimed
+from counterfoil.client.consumer_model import Claimed
 from counterfoil.client.consuming import LOGGER, Consuming
 from counterfoil.client.errors import APIError, CounterfoilError, UsageError
 from counterfoil.client.handling import UNSETTLED, holder_of, reason_of
@@ -104,7 +104,6 @@ class AsyncHeldDelivery:
         self,
         *events: NewEvent | Mapping[str, Any],
         condition: Condition | None = None,
-        and_next: bool = False,
         idempotency_key: str | None = None,
     ) -> StoredBatch | None:
         """Acknowledge it, and append what came of it in the same step: both, or neither.
@@ -117,8 +116,6 @@ class AsyncHeldDelivery:
         Args:
             events: what came of it; up to 1,000.
             condition: do so only under this condition; see also ``guard``.
-            and_next: take the next one in the same call, if one is ready: for whoever goes on with
-                it at once. It is in hand from then on.
             idempotency_key: as of ``events.append``. When it is not given, it follows from the
                 delivery and the events: the same call again is the same acknowledgement.
 
@@ -133,9 +130,8 @@ class AsyncHeldDelivery:
             UsageError: it has been settled already.
             CounterfoilError: as ``events.append_batch``.
         """
-        ask = self._core.done(self._hold, events, condition, idempotency_key, and_next=and_next)
-        done = await self._settle(self._hold, ask, State.DONE)
-        return done.stored if isinstance(done, Acknowledged) else done
+        ask = self._core.done(self._hold, events, condition, idempotency_key)
+        return await self._settle(self._hold, ask, State.DONE)
 
     async def release(
         self, *, delay_seconds: float | None = None, reason: str | None = None
@@ -263,8 +259,6 @@ class AsyncDeliveries:
             UsageError: with ``max_at_once=1``, the one before has not been settled.
             APIError: the service refuses: no key, no scope, no such consumer …
         """
-        if (hold := self._core.at_hand()) is not None:
-            return AsyncHeldDelivery(self._core, self._settle, hold)
         async with self._turn:
             while not self._core.stopped:
                 step = self._core.step()
@@ -334,10 +328,7 @@ class AsyncDeliveries:
                 except APIError as error:
                     wait = self._core.not_settled(hold, error)
                 else:
-                    self._core.settled(hold, state, value)
-                    if self._core.stopped:
-                        # Nobody goes on with what it may have brought.
-                        await self._give_back(unhandled=True)
+                    self._core.settled(hold, state)
                     return value
                 await self._transport.sleep(wait)
                 call.once_more()

@@ -97,7 +97,7 @@ async def _work(deliveries: AsyncDeliveries, consumer: str, handle: AsyncHandler
                 returned = await handle(delivery)
                 outcome = outcome_of(returned, settled=delivery.settled)
                 if not delivery.settled:
-                    await delivery.done(*outcome, and_next=True)
+                    await delivery.done(*outcome)
         except LeaseLost:
             tell_loss(consumer, delivery.event, delivery.attempt)
         except asyncio.CancelledError as error:

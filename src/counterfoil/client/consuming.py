@@ -14,8 +14,7 @@ claimed than ``max_at_once`` leaves room for. Three things go on beside each oth
   repeated without those that it names as lost.
 * **Settling.** Each goes its own way, with a key that follows from its content: the same
   acknowledgement again is the same call. While the service is unavailable, it is tried again
-  until the lease is over. An acknowledgement may ask for one more, in the place of the one
-  that is done: whoever goes on at once has one call for each piece of work then, instead of two.
+  until the lease is over.
 
 What is being settled is extended too, because the attempt may not have arrived. But if the
 extension is told that it is lost, it may just as well be done: only its own answer says which.
@@ -32,7 +31,7 @@ from typing import Any, Final, TypeVar
 
 from counterfoil.client import consumer_requests
 from counterfoil.client.calls import BACKOFF_SECONDS_MAX, RetryPolicy
-from counterfoil.client.consumer_model import Acknowledged, Claimed, Lease, Next
+from counterfoil.client.consumer_model import Claimed, Lease
 from counterfoil.client.errors import (
     APIConnectionError,
     APIError,
@@ -95,16 +94,6 @@ class Consuming:
 
     # --- Claiming -----------------------------------------------------------------------
 
-    def at_hand(self) -> Hold | None:
-        """Return what to handle next if it is here already.
-
-        An acknowledgement may have brought it while somebody else waits for a claim: that is no
-        reason for it to wait too.
-        """
-        if self.stopped or self._failure is not None or not self._waiting:
-            return None
-        return self._waiting.popleft()
-
     def step(self) -> Hold | Ask[Claimed] | None:
         """Return what to handle next, or what to ask to get it; ``None``: there is no room.
 
@@ -144,15 +133,10 @@ class Consuming:
 
     def claimed(self, claimed: Claimed) -> float:
         """Take in what a claim has brought, and return how long to pause before the next."""
+        now = self._now()
         self._claim = None
         self._claim_failures = 0
         self._reached()
-        self._take(claimed)
-        waited = self._now() - self._claim_began
-        return IDLE_SECONDS if not claimed and waited < self._wait_seconds / 2 else 0.0
-
-    def _take(self, claimed: Claimed) -> None:
-        now = self._now()
         self._tell_status(claimed.status)
         for delivery in claimed:
             lease = Lease(ends=delivery.lease_ends, answered_at=claimed.answered_at)
@@ -160,6 +144,8 @@ class Consuming:
             hold.leased(lease, now)
             self._in_hand[delivery.token] = hold
             self._waiting.append(hold)
+        waited = now - self._claim_began
+        return IDLE_SECONDS if not claimed and waited < self._wait_seconds / 2 else 0.0
 
     def not_claimed(self, error: APIError) -> float:
         """Return how long to wait before the claim is made again.
@@ -259,35 +245,16 @@ class Consuming:
         events: Collection[NewEvent | Mapping[str, Any]],
         condition: Condition | None,
         idempotency_key: str | None,
-        *,
-        and_next: bool,
-    ) -> Ask[StoredBatch | Acknowledged | None]:
-        """Ask for a delivery to be acknowledged, with its outcome.
-
-        ``and_next``: and for another in its place, unless there is nothing to be had: a claim
-        waits already, or all of this stops. That is settled with the first acknowledgement of a
-        delivery. What it asks for is a part of what its key stands for.
-        """
-        if hold.and_next is None:
-            hold.and_next = and_next and self._claim is None and not self.stopped
-        if not hold.and_next:
-            ask = consumer_requests.ack(
-                self.consumer,
-                hold.delivery,
-                events=events,
-                condition=condition,
-                idempotency_key=idempotency_key,
-            )
-            return ask if idempotency_key is not None else _keyed(ask)
-        both = consumer_requests.ack_and_claim(
+    ) -> Ask[StoredBatch | None]:
+        """Ask for a delivery to be acknowledged, with its outcome."""
+        ask = consumer_requests.ack(
             self.consumer,
             hold.delivery,
             events=events,
             condition=condition,
-            next=Next(holder=self.holder),
             idempotency_key=idempotency_key,
         )
-        return both if idempotency_key is not None else _keyed(both)
+        return ask if idempotency_key is not None else _keyed(ask)
 
     def release(self, hold: Hold, delay_seconds: float | None, reason: str | None) -> Ask[None]:
         """Ask for a delivery to be taken back."""
@@ -327,12 +294,10 @@ class Consuming:
         hold.settling = True
         hold.failures = 0
 
-    def settled(self, hold: Hold, state: State, brought: object) -> None:
-        """Take in that it was, and what that has ``brought``."""
+    def settled(self, hold: Hold, state: State) -> None:
+        """Take in that it was."""
         self._reached()
         self._leaves(hold, state)
-        if isinstance(brought, Acknowledged) and brought.next is not None:
-            self._take(brought.next)
 
     def not_settled(self, hold: Hold, error: APIError) -> float:
         """Return how long to wait before it is tried again.

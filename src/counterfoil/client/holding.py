@@ -37,16 +37,12 @@ class State(Enum):
 
 @dataclass(eq=False, slots=True)
 class Hold:
-    """One delivery in hand. Times are those of the clock that the shell goes by.
-
-    ``and_next``: whether its acknowledgement asks for the next one too; ``None``: it was not made.
-    """
+    """One delivery in hand. Times are those of the clock that the shell goes by."""
 
     delivery: Delivery
     lease: Lease
     state: State = State.HELD
     settling: bool = False
-    and_next: bool | None = None
     doubtful: bool = False
     failures: int = 0
     extend_at: float = 0.0

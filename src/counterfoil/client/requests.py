@@ -32,7 +32,7 @@ from counterfoil.client.model import (
     texts,
 )
 
-T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 Order = Literal["asc", "desc"]
 
@@ -75,11 +75,11 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask(Generic[T_co]):
+class Ask(Generic[T]):
     """A request, and how the answer to it is read when it succeeds."""
 
     request: Request
-    read: Callable[[Answer], T_co]
+    read: Callable[[Answer], T]
 
 
 # --- Writing ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from counterfoil.client.calls import Call
-from counterfoil.client.consumer_model import Acknowledged, Claimed
+from counterfoil.client.consumer_model import Claimed
 from counterfoil.client.consuming import LOGGER, Consuming
 from counterfoil.client.errors import APIError, CounterfoilError, UsageError
 from counterfoil.client.handling import UNSETTLED, holder_of, reason_of
@@ -91,7 +91,6 @@ class HeldDelivery:
         self,
         *events: NewEvent | Mapping[str, Any],
         condition: Condition | None = None,
-        and_next: bool = False,
         idempotency_key: str | None = None,
     ) -> StoredBatch | None:
         """Acknowledge it, and append what came of it in the same step: both, or neither.
@@ -104,8 +103,6 @@ class HeldDelivery:
         Args:
             events: what came of it; up to 1,000.
             condition: do so only under this condition; see also ``guard``.
-            and_next: take the next one in the same call, if one is ready: for whoever goes on with
-                it at once. It is in hand from then on.
             idempotency_key: as of ``events.append``. When it is not given, it follows from the
                 delivery and the events: the same call again is the same acknowledgement.
 
@@ -120,9 +117,8 @@ class HeldDelivery:
             UsageError: it has been settled already.
             CounterfoilError: as ``events.append_batch``.
         """
-        ask = self._core.done(self._hold, events, condition, idempotency_key, and_next=and_next)
-        done = self._settle(self._hold, ask, State.DONE)
-        return done.stored if isinstance(done, Acknowledged) else done
+        ask = self._core.done(self._hold, events, condition, idempotency_key)
+        return self._settle(self._hold, ask, State.DONE)
 
     def release(self, *, delay_seconds: float | None = None, reason: str | None = None) -> None:
         """Give it back, to be handed out again.
@@ -249,10 +245,6 @@ class Deliveries:
             UsageError: with ``max_at_once=1``, the one before has not been settled.
             APIError: the service refuses: no key, no scope, no such consumer …
         """
-        with self._state:
-            hold = self._core.at_hand()
-        if hold is not None:
-            return HeldDelivery(self._core, self._settle, hold)
         with self._turn:
             while True:
                 with self._state:
@@ -329,10 +321,7 @@ class Deliveries:
                         wait = self._core.not_settled(hold, error)
                 else:
                     with self._state:
-                        self._core.settled(hold, state, value)
-                    if self._core.stopped:
-                        # Nobody goes on with what it may have brought.
-                        self._give_back(unhandled=True)
+                        self._core.settled(hold, state)
                     return value
                 self._transport.sleep(wait)
                 call.once_more()

@@ -108,7 +108,7 @@ def _handled(delivery: HeldDelivery, consumer: str, handle: Handler) -> None:
             returned = handle(delivery)
             outcome = outcome_of(returned, settled=delivery.settled)
             if not delivery.settled:
-                delivery.done(*outcome, and_next=True)
+                delivery.done(*outcome)
     except LeaseLost:
         tell_loss(consumer, delivery.event, delivery.attempt)
     except Exception as error:  # noqa: BLE001 - whatever it is, the next event is handled

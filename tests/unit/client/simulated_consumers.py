@@ -64,8 +64,6 @@ class SimulatedConsumers(SimulatedService):
     consumers: dict[str, SimulatedConsumer] = field(default_factory=dict)
     seconds: Callable[[], float] = lambda: 0.0
     tokens: int = 0
-    next_fails: bool = False
-    """Whether what an acknowledgement is to claim next cannot be claimed."""
 
     def moment(self, seconds: float | None = None) -> datetime:
         """The service's time, now or so many seconds after it began."""
@@ -124,8 +122,7 @@ class SimulatedConsumers(SimulatedService):
             return answered((200, self._still_held(name, parsed(answer.content))), replayed=True)
         if verbs == ["ack"] and "Idempotent-Replayed" in answer.headers and asked.get("next"):
             document = parsed(answer.content)
-            if document["next"] is not None:
-                document["next"] = self._still_held(name, document["next"])
+            document["next"] = self._still_held(name, document["next"])
             return answered((answer.status_code, document), replayed=True)
         return answer
 
@@ -335,7 +332,7 @@ class SimulatedConsumers(SimulatedService):
             ids = [self._append(event) for event in asked["events"]]
             status, document = 201, {"ids": ids, "created_at": CREATED_AT, "status": "stored"}
         if "next" in asked:
-            document["next"] = None if self.next_fails else self._claim(name, asked["next"])[1]
+            _, document["next"] = self._claim(name, asked["next"])
         return status, document
 
     def _extend(self, name: str, asked: dict[str, Any]) -> Made:

@@ -85,35 +85,6 @@ def test_the_outcome_is_stored_in_the_same_step(
     assert [event["event_type"] for event in service.events].count("score") == 1
 
 
-def test_whoever_goes_on_at_once_takes_the_next_in_the_same_call(
-    cf: Counterfoil, service: SimulatedConsumers
-) -> None:
-    with cf.consume("scorer", holder="h") as deliveries:
-        for delivery in deliveries:
-            last = delivery.event.id == 3
-            stored = delivery.done(*([] if last else [SCORED]), and_next=not last)
-            assert (stored is None) == last
-            if last:
-                break
-    assert service.states() == ["done"] * 3
-    assert len(bodies(service, "claim")) == 1
-    taken = [body.get("next") for body in bodies(service, "ack")]
-    assert taken == [{"holder": "h", "count": 1}] * 2 + [None]
-    assert bodies(service, "release") == []
-
-
-def test_what_is_not_gone_on_with_is_given_back(
-    cf: Counterfoil, service: SimulatedConsumers
-) -> None:
-    with cf.consume("scorer") as deliveries:
-        delivery = deliveries.next()
-        assert delivery is not None
-        assert delivery.done(and_next=True) is None
-        assert service.states() == ["done", "held", "ready"]
-    assert service.states() == ["done", "ready", "ready"]
-    assert "reason" not in bodies(service, "release")[0]
-
-
 def test_what_one_attempt_leaves_open_stays_open(
     connect: Connect, service: SimulatedConsumers
 ) -> None:

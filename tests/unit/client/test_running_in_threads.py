@@ -31,8 +31,6 @@ class Threaded:
         self.consumers = SimulatedConsumers()
         self.news = threading.Condition()
         self.claims_waiting = 0
-        self.acks_held, self.acks_pass = threading.Event(), threading.Event()
-        self.acks_pass.set()
         self.consumers.add(payments, event_type="payment")
         with self.client() as cf:
             cf.consumers.put("scorer", types="payment", **made)
@@ -46,9 +44,6 @@ class Threaded:
             yield cf
 
     def _handle(self, request: httpx2.Request) -> httpx2.Response:
-        if request.url.path.endswith("/ack"):
-            self.acks_held.set()
-            assert self.acks_pass.wait(BOUND_SECONDS)
         with self.news:
             if request.url.path.endswith("/claim") and not self.consumers.faults:
                 wait = float(parsed(request.content).get("wait_seconds", 0))
@@ -293,69 +288,6 @@ def test_a_signal_stops_it(number: signal.Signals) -> None:
     assert service.consumers.states()[0] == "done"
     assert "held" not in service.consumers.states()
     assert signal.getsignal(number) is before
-
-
-def test_what_an_acknowledgement_brings_after_the_end_is_given_back() -> None:
-    service = Threaded(payments=2)
-    service.acks_pass.clear()
-    with service.client() as cf, cf.consume("scorer") as deliveries:
-        delivery = deliveries.next()
-        assert delivery is not None
-        settling = threading.Thread(target=lambda: delivery.done(SCORED, and_next=True))
-        settling.start()
-        assert service.acks_held.wait(BOUND_SECONDS)
-        deliveries.close()
-        service.acks_pass.set()
-        settling.join(BOUND_SECONDS)
-        assert service.calls("ack")[0]["next"]["count"] == 1
-        assert service.consumers.states() == ["done", "ready"]
-    assert len(service.calls("release")) == 1
-
-
-def test_what_is_here_does_not_wait_for_a_claim_that_is_under_way() -> None:
-    service = Threaded(payments=1)
-    service.acks_pass.clear()
-    taken: list[HeldDelivery | None] = []
-    with service.client() as cf, cf.consume("scorer", max_at_once=2) as deliveries:
-        first = deliveries.next()
-        assert first is not None
-        settling = threading.Thread(target=lambda: first.done(SCORED, and_next=True))
-        settling.start()
-        assert service.acks_held.wait(BOUND_SECONDS)
-        other = threading.Thread(target=lambda: taken.append(deliveries.next()))
-        other.start()
-        with service.news:
-            assert service.news.wait_for(lambda: service.claims_waiting, BOUND_SECONDS)
-            service.consumers.add(1, event_type="payment")
-        service.acks_pass.set()
-        settling.join(BOUND_SECONDS)
-        second = deliveries.next()
-        assert service.claims_waiting == 1
-        assert second is not None
-        with service.news:
-            service.consumers.add(1, event_type="payment")
-            service.news.notify_all()
-        other.join(BOUND_SECONDS)
-    assert len(taken) == 1
-    assert service.consumers.states() == ["done", "ready", "ready"]
-
-
-def test_while_there_is_work_each_piece_of_it_is_one_call() -> None:
-    service = Threaded(payments=20)
-    held, claims = [], []
-
-    def handle(_: HeldDelivery) -> NewEvent:
-        with service.news:
-            held.append(service.consumers.states().count("held"))
-            claims.append(len(service.calls("claim")))
-        return SCORED
-
-    with running(service, handle, max_at_once=2) as raised:
-        assert service.settled(20)
-    assert raised == []
-    assert max(held) == 2
-    assert claims == [1] * 20
-    assert len(service.calls("ack")) == 20
 
 
 def test_what_the_service_refuses_ends_the_run() -> None:

@@ -123,7 +123,7 @@ class Worker(Agent[BriefT], abc.ABC):
         condition: Condition | None = None,
     ) -> None:
         """Acknowledge a delivery and write its outcome, in one step; then tell the conductor."""
-        stored = await delivery.done(outcome, condition=condition, and_next=True)
+        stored = await delivery.done(outcome, condition=condition)
         position = stored.ids[0] if stored is not None else 0
         self.pipes.report(done, transaction_of(delivery.event), position, delivery.attempt)
 

@@ -411,7 +411,7 @@ class Ack(OutcomeBody):
     next: Annotated[
         Next | None,
         Field(
-            description="What to claim in the same call, once all of that is done. It never waits."
+            description="What to claim in the same call, once all of that is done. It waits for no work."
         ),
     ] = None
 
