@@ -372,6 +372,9 @@ class AsyncDeliveries:
                 await self._transport.run(back.ask)
             except CounterfoilError as error:
                 self._core.not_given_back(back, error)
+            except BaseException:
+                self._core.giving_back_broke_off(back)
+                raise
             else:
                 self._core.given_back(back)
 

@@ -352,6 +352,11 @@ class Consuming:
             self._leaves(hold, State.GIVEN_BACK)
             hold.settling = False
 
+    def giving_back_broke_off(self, back: Together[None]) -> None:
+        """Take in that nobody waits for the answer any more: who gives back next, gives it all."""
+        for hold in back.holds:
+            hold.settling = False
+
     def not_given_back(self, back: Together[None], error: Exception) -> None:
         """Take in that they were not: the lost ones are out of the way, or all of them are."""
         for hold in back.holds:

@@ -389,6 +389,10 @@ class Deliveries:
             except CounterfoilError as error:
                 with self._state:
                     self._core.not_given_back(back, error)
+            except BaseException:
+                with self._state:
+                    self._core.giving_back_broke_off(back)
+                raise
             else:
                 with self._state:
                     self._core.given_back(back)

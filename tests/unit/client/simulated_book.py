@@ -39,7 +39,7 @@ class Fault:
     ``served``: the request is carried out before, and only its answer is lost.
     """
 
-    outcome: httpx2.Response | Exception
+    outcome: httpx2.Response | BaseException
     served: bool = False
 
 
@@ -104,7 +104,7 @@ class SimulatedBook:
             return self._serve(received)
         if fault.served:
             self._serve(received)
-        if isinstance(fault.outcome, Exception):
+        if isinstance(fault.outcome, BaseException):
             raise fault.outcome
         made = fault.outcome  # A fault may be ordered several times, an answer be read once.
         return httpx2.Response(made.status_code, headers=made.headers, content=made.content)

@@ -14,6 +14,7 @@ from counterfoil import (
 from tests.support.virtual_time import passes_of_the_loop
 from tests.unit.client.simulated_book import Fault, problem
 from tests.unit.client.virtual_consumers import (
+    CALL_SECONDS,
     SCORED,
     VirtualService,
     lost_answer,
@@ -288,6 +289,31 @@ def test_what_was_lost_meanwhile_does_not_keep_the_others_from_going_back() -> N
 
     service.run(test)
     assert service.states() == ["dead", "ready", "ready"]
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_what_was_being_given_back_when_all_was_cancelled_is_given_back_at_the_end(
+    *, arrived: bool
+) -> None:
+    service = VirtualService(payments=3)
+
+    async def test(cf: AsyncCounterfoil) -> None:
+        async with cf.consume("scorer", max_at_once=3) as deliveries:
+            assert await deliveries.next() is not None
+            deliveries.stop()
+            if arrived:
+                service.consumers.faults.extend([lost_answer(), unreachable()])
+            ending = asyncio.create_task(deliveries.next())
+            await service.clock.let_pass(0.2 if arrived else CALL_SECONDS / 2)
+            ending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await ending
+            assert service.states() == ["held", *["ready" if arrived else "held"] * 2]
+
+    service.run(test)
+    assert service.states() == ["ready"] * 3
+    assert [service.attempts(number) for number in (1, 2, 3)] == [[]] * 3
+    assert service.clock.seconds < 5
 
 
 def test_what_cannot_be_given_back_at_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -166,6 +166,18 @@ def test_what_is_given_back_is_not_claimed_by_the_same_loop() -> None:
     assert service.consumers.tokens == 1
 
 
+def test_what_was_being_given_back_when_it_was_interrupted_is_given_back_at_the_end() -> None:
+    service = Threaded(payments=3)
+    with service.client() as cf, cf.consume("scorer", max_at_once=3) as deliveries:
+        assert deliveries.next() is not None
+        deliveries.stop()
+        service.consumers.faults.append(Fault(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            deliveries.next()
+        assert service.consumers.states() == ["held"] * 3
+    assert service.consumers.states() == ["ready"] * 3
+
+
 # --- Handlers ---------------------------------------------------------------------------
 
 
