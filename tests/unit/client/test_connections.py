@@ -168,7 +168,7 @@ def test_an_append_that_is_always_dropped_ends_in_doubt(
 
 
 def test_an_append_that_is_never_answered_ends_in_doubt(kind: Connect, server: Server) -> None:
-    cf = kind(base_url=server.address, timeout=0.05, max_retries=0)
+    cf = kind(base_url=server.address, timeout=httpx2.Timeout(10, read=0.05), max_retries=0)
     with server.running(silence), pytest.raises(OutcomeUnknown, match="ReadTimeout") as unknown:
         cf.events.append(agent_name="a", event_type="t", payload={})
     assert isinstance(unknown.value.__cause__, APITimeoutError)
